@@ -1,0 +1,255 @@
+"""THE chat template: messages → token ids and loss mask, and its Jinja twin.
+
+    <s> SYS system text SYS_END [INST] user text [/INST] reply </s> [INST] user text [/INST] …
+
+Every text stands between control pieces and is encoded alone, so the ids of a prefix never
+depend on what follows, and no text can produce a control piece. The mask is 1 on the tokens of
+a reply and on the `</s>` that ends it: the model learns to stop because the stop token is
+visibly in the loss. Training, evaluation and generation all encode here.
+
+The Jinja twin (`JINJA`), saved in the tokenizer's configuration for other programs, gives the
+same ids for every text that does not spell a control piece (`spells_control` tells); for the
+rest this module decides: the text stays text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from stentor.errors import DataError, ModelError
+from stentor.model import tokenizer as pieces
+
+Message = dict[str, str]
+"""`{"role": "system" | "user" | "assistant", "content": text}`, as everybody writes it."""
+
+JINJA = (
+    "{{- bos_token -}}"
+    "{%- for message in messages -%}"
+    "{%- if message['content'] is string -%}"
+    "{%- set text = message['content'] -%}"
+    "{%- else -%}"
+    "{%- set text = message['content'] | map(attribute='text') | join('') -%}"
+    "{%- endif -%}"
+    "{%- if message['role'] == 'system' -%}"
+    f"{{{{- '{pieces.SYSTEM}' -}}}}{{{{- text -}}}}{{{{- '{pieces.SYSTEM_END}' -}}}}"
+    "{%- elif message['role'] == 'user' -%}"
+    f"{{{{- '{pieces.USER}' -}}}}{{{{- text -}}}}{{{{- '{pieces.USER_END}' -}}}}"
+    "{%- elif message['role'] == 'assistant' -%}"
+    "{%- generation -%}{{- text -}}{{- eos_token -}}{%- endgeneration -%}"
+    "{%- else -%}"
+    "{{- raise_exception('unknown role: ' ~ message['role']) -}}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation as `ids`, with `mask` 1 where the loss is taken."""
+
+    ids: tuple[int, ...]
+    mask: tuple[int, ...]
+
+    @property
+    def supervised(self) -> int:
+        return sum(self.mask)
+
+
+class Template(Protocol):
+    """What training and generation need of a template."""
+
+    stop_ids: frozenset[int]
+
+    def encode(self, messages: Sequence[Message]) -> Encoded:
+        """Ids and loss mask of a conversation; ends after the last message."""
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Ids up to where the reply to the last user message begins."""
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The reply that generated `ids` spell, without control pieces."""
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """DataError unless: an optional system message, then user and assistant in turn."""
+    if not messages:
+        raise DataError("a conversation has no messages; it needs at least one of the user")
+    expected = "user"
+    for number, message in enumerate(messages):
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(content, str):
+            raise DataError(f"message {number + 1} has no text in 'content'")
+        if role == "system" and number == 0:
+            continue
+        if role != expected:
+            raise DataError(f"message {number + 1} has role {role!r} where {expected!r} is due")
+        expected = "assistant" if role == "user" else "user"
+    if messages[-1]["role"] == "system":
+        raise DataError("a conversation of a system message alone has nothing to reply to")
+
+
+class SegmentTemplate:
+    """Our template, over a tokenizer that holds its control pieces."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not pieces.is_ours(tokenizer):
+            raise ModelError(
+                "the tokenizer has no pieces [INST], [/INST] and the two system delimiters; "
+                "keep the model's own template (template: own), or add ours (template: stentor)"
+            )
+        self._tokenizer = tokenizer
+        number = tokenizer.convert_tokens_to_ids
+        self._bos, self._eos = number(pieces.BOS), number(pieces.EOS)
+        self._marks = {
+            "system": (number(pieces.SYSTEM), number(pieces.SYSTEM_END)),
+            "user": (number(pieces.USER), number(pieces.USER_END)),
+        }
+        self._controls = {self._bos, *(i for pair in self._marks.values() for i in pair)}
+        self.stop_ids = frozenset({self._eos})
+
+    def _segment(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True
+        )["input_ids"]
+        return ids
+
+    def encode(self, messages: Sequence[Message]) -> Encoded:
+        check_messages(messages)
+        ids, mask = [self._bos], [0]
+        for message in messages:
+            segment = self._segment(message["content"])
+            if message["role"] == "assistant":
+                ids += [*segment, self._eos]
+                mask += [1] * (len(segment) + 1)
+            else:
+                start, end = self._marks[message["role"]]
+                ids += [start, *segment, end]
+                mask += [0] * (len(segment) + 2)
+        return Encoded(tuple(ids), tuple(mask))
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        if messages and messages[-1].get("role") == "assistant":
+            raise DataError("the last message is the assistant's; add the user's next one")
+        return list(self.encode(messages).ids)
+
+    def text(self, ids: Sequence[int]) -> str:
+        visible = [i for i in ids if i not in self.stop_ids and i not in self._controls]
+        text: str = self._tokenizer.decode(visible, skip_special_tokens=True)
+        return text
+
+
+class OwnTemplate:
+    """The Jinja template that a foreign tokenizer brings, with the same guarantees.
+
+    The mask is found by rendering the conversation up to each reply and after it: what a
+    reply adds, stop token included, is supervised. Where a message spells one of the
+    tokenizer's special tokens, the texts are encoded apart so that they stay text.
+    """
+
+    def __init__(self, tokenizer: Any, stop_ids: Iterable[int] = ()) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise ModelError(
+                "the tokenizer has no chat template of its own; use ours (template: stentor)"
+            )
+        self._tokenizer = tokenizer
+        self._specials = [t for t in tokenizer.all_special_tokens if t]
+        self._specials += [str(t) for t in tokenizer.get_added_vocab()]
+        self.stop_ids = frozenset({tokenizer.eos_token_id, *stop_ids} - {None})
+
+    def _render(self, messages: Sequence[Message], *, reply: bool = False) -> str:
+        text: str = self._tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=reply
+        )
+        return text
+
+    def _ids(self, text: str, *, control: bool = True) -> list[int]:
+        ids: list[int] = self._tokenizer(
+            text, add_special_tokens=False, split_special_tokens=not control
+        )["input_ids"]
+        return ids
+
+    def _encode_text(self, rendered: str, contents: Sequence[str]) -> list[int]:
+        """Ids of a rendered piece; `contents` are encoded apart if one spells a special."""
+        hostile = [c for c in contents if any(s in c for s in self._specials)]
+        ids: list[int] = []
+        for content in hostile:
+            before, found, rendered = rendered.partition(content)
+            ids += self._ids(before)
+            if found:
+                ids += self._ids(content, control=False)
+        return ids + self._ids(rendered)
+
+    def encode(self, messages: Sequence[Message]) -> Encoded:
+        check_messages(messages)
+        ids: list[int] = []
+        mask: list[int] = []
+        done = ""
+        pending: list[str] = []
+        for number, message in enumerate(messages):
+            if message["role"] != "assistant":
+                pending.append(message["content"])
+                continue
+            opening = self._render(messages[:number], reply=True)
+            through = self._render(messages[: number + 1])
+            if not opening.startswith(done) or not through.startswith(opening):
+                raise ModelError(
+                    "the model's own template renders a reply differently once more follows; "
+                    "its loss mask can't be known: use ours (template: stentor)"
+                )
+            head = self._encode_text(opening[len(done) :], pending)
+            reply, end = self._reply_span(through[len(opening) :], message["content"])
+            ids += head + reply + end
+            mask += [0] * len(head) + [1] * len(reply) + [0] * len(end)
+            done, pending = through, []
+        if pending:
+            rest = self._render(messages)[len(done) :]
+            tail = self._encode_text(rest, pending)
+            ids += tail
+            mask += [0] * len(tail)
+        return Encoded(tuple(ids), tuple(mask))
+
+    def _reply_span(self, text: str, content: str) -> tuple[list[int], list[int]]:
+        """The supervised ids of a rendered reply (stop token last) and what trails it."""
+        ids = self._encode_text(text, [content])
+        for position, token in enumerate(ids):
+            if token in self.stop_ids:
+                return ids[: position + 1], ids[position + 1 :]
+        raise ModelError(
+            "the model's own template does not end a reply with a stop token; "
+            "use ours (template: stentor)"
+        )
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        check_messages(messages)
+        rendered = self._render(messages, reply=True)
+        return self._encode_text(rendered, [m["content"] for m in messages])
+
+    def text(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+
+def template_for(tokenizer: Any, *, stop_ids: Iterable[int] = ()) -> Template:
+    """Our template where the tokenizer holds its pieces, else the tokenizer's own."""
+    if pieces.is_ours(tokenizer):
+        return SegmentTemplate(tokenizer)
+    return OwnTemplate(tokenizer, stop_ids)
+
+
+def spells_control(tokenizer: Any, messages: Sequence[Message]) -> bool:
+    """Whether a message spells a special piece, where the Jinja twin may differ from us."""
+    specials = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    return any(s in m["content"] for s in specials for m in messages)
+
+
+def jinja_ids(tokenizer: Any, messages: Sequence[Message]) -> Encoded:
+    """What the Jinja twin gives, for the proof that both agree."""
+    out = tokenizer.apply_chat_template(
+        list(messages),
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    return Encoded(tuple(out["input_ids"]), tuple(out["assistant_masks"]))

@@ -1,0 +1,1 @@
+"""Sources, mixing, splitting, encoding, batching; and the corpus for pretraining."""

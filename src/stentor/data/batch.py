@@ -1,0 +1,76 @@
+"""What one optimiser step sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from stentor.model.forward import Group, Layout
+
+
+@dataclass(frozen=True)
+class Micro:
+    """One forward pass: a stream of N tokens, M of them supervised.
+
+    ids (N,); places (M,): where in the stream a prediction is scored; targets (M,): what is due
+    there; rows: names of the examples, for errors.
+    """
+
+    ids: Tensor
+    layout: Layout
+    places: Tensor
+    targets: Tensor
+    vocabulary: Tensor | None = None
+    """(K,) the pieces over which the softmax is taken (targets then count in it); None: all."""
+    sources: Tensor | None = None
+    """(M,) number of the source each supervised token belongs to, for loss per source."""
+    rows: tuple[str, ...] = ()
+
+    @property
+    def supervised(self) -> int:
+        return len(self.targets)
+
+    def to(self, device: torch.device) -> Micro:
+        """The same on another device."""
+        if device.type == "cpu":
+            return self
+
+        def move(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.to(device, non_blocking=True)
+
+        layout = Layout(
+            self.layout.positions.to(device),
+            tuple(
+                Group(g.index.to(device), None if g.prefix is None else g.prefix.to(device))
+                for g in self.layout.groups
+            ),
+            self.layout.inverse.to(device),
+            self.layout.dense,
+        )
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            layout=layout,
+            places=self.places.to(device),
+            targets=self.targets.to(device),
+            vocabulary=move(self.vocabulary),
+            sources=move(self.sources),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The micro-batches of one optimiser step; their losses are weighted by tokens."""
+
+    parts: tuple[Micro, ...]
+    examples: int
+
+    @property
+    def supervised(self) -> int:
+        return sum(part.supervised for part in self.parts)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(part.ids) for part in self.parts)

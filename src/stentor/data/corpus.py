@@ -1,0 +1,301 @@
+"""Documents as windows of tokens for pretraining.
+
+Shards are tokenised once, into the cache, by content hash. Each document is `<s>` text `</s>`;
+documents follow each other in a seeded order and are cut into windows; tokens see only their
+own document. Which windows make up a step is a pure function of the step's number, so a run
+resumes at the exact token with nothing saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stentor.chat import SegmentTemplate
+from stentor.data.batch import Batch, Micro
+from stentor.data.files import atomic, cache_folder, expand, read_hub, read_rows, sha256
+from stentor.errors import DataError
+from stentor.model.forward import Span, lay_out
+from stentor.recipe import CorpusPart, PretrainRecipe, data_root
+
+_FORMAT = 1  # of the cached token files; rises when what they hold changes
+_CHUNK = 512  # documents that are encoded at a time
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Tokens of many documents: document i is tokens[ends[i - 1]:ends[i]]."""
+
+    tokens: np.ndarray[Any, np.dtype[np.uint16]]
+    ends: np.ndarray[Any, np.dtype[np.int64]]
+    sources: tuple[str, ...]
+    """The `source` field of each document ("" where it has none)."""
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def document(self, number: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
+        start = int(self.ends[number - 1]) if number else 0
+        return self.tokens[start : int(self.ends[number])]
+
+
+def tokenise(shard: Path, tokenizer: Any) -> Documents:
+    """The documents of a shard of `text` rows, from the cache when they were made before."""
+    key = hashlib.sha256(
+        f"{_FORMAT} {sha256(shard)} {_fingerprint(tokenizer)}".encode()
+    ).hexdigest()[:24]
+    cached = cache_folder() / "corpus" / f"{key}.npz"
+    if not cached.exists():
+        rows = ((r.fields.get("text"), r.fields.get("source", ""), r.where) for r in read_rows(shard))
+        _encode_to(cached, rows, tokenizer, limit=None)
+    return _load(cached)
+
+
+def stream_hub(name: str, part: CorpusPart, tokenizer: Any) -> Documents:
+    """Documents streamed from the hub until `part.tokens` are there, kept in the cache."""
+    key = hashlib.sha256(
+        f"{_FORMAT} {part.model_dump_json()} {_fingerprint(tokenizer)}".encode()
+    ).hexdigest()[:24]
+    cached = cache_folder() / "corpus" / f"{key}.npz"
+    if not cached.exists():
+        if part.tokens is None:
+            raise DataError(f"corpus {name}: a corpus from the hub needs `tokens`, how much to read")
+        rows = (
+            (r.fields.get(part.text), name, r.where)
+            for r in read_hub(str(part.hub), part.config, part.split, streaming=True)
+        )
+        _encode_to(cached, rows, tokenizer, limit=part.tokens)
+    return _load(cached)
+
+
+def _fingerprint(tokenizer: Any) -> str:
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def _encode_to(
+    cached: Path, rows: Iterable[tuple[Any, str, str]], tokenizer: Any, limit: int | None
+) -> None:
+    # In a thread with room for all cores: `tokenizers` encodes a batch in parallel.
+    backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    backend.encode_special_tokens = True
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    pieces: list[np.ndarray[Any, np.dtype[np.uint16]]] = []
+    sources: list[str] = []
+    total = 0
+    for chunk in _chunks(rows):
+        for text, _, where in chunk:
+            if not isinstance(text, str) or not text.strip():
+                raise DataError(f"{where}: there is no text in the row")
+        encoded = backend.encode_batch_fast([t for t, _, _ in chunk], add_special_tokens=False)
+        pieces += [np.array([bos, *e.ids, eos], dtype=np.uint16) for e in encoded]
+        sources += [source for _, source, _ in chunk]
+        total = sum(map(len, pieces[-len(chunk) :])) + total
+        if limit is not None and total >= limit:
+            break
+    if not pieces:
+        raise DataError("a corpus has no documents")
+    with atomic(cached) as stream:
+        np.savez(
+            stream,
+            tokens=np.concatenate(pieces),
+            ends=np.cumsum([len(p) for p in pieces]),
+            sources=np.frombuffer(json.dumps(sources).encode(), dtype=np.uint8),
+        )
+
+
+def _chunks(rows: Iterable[Any]) -> Iterator[list[Any]]:
+    chunk = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _load(cached: Path) -> Documents:
+    with np.load(cached, allow_pickle=False) as data:
+        sources = tuple(json.loads(data["sources"].tobytes()))
+        return Documents(data["tokens"], data["ends"], sources)
+
+
+def gather(recipe: PretrainRecipe, tokenizer: Any) -> list[tuple[Documents, CorpusPart]]:
+    """All documents that a recipe names, shard by shard."""
+    root = data_root(recipe.data.root)
+    found = []
+    for name, part in recipe.data.corpora.items():
+        if part.hub:
+            found.append((stream_hub(name, part, tokenizer), part))
+            continue
+        if not part.path:
+            raise DataError(f"corpus {name}: give either path or hub")
+        shards = expand(root / Path(part.path).expanduser())
+        with ThreadPoolExecutor(1) as pool:
+            found += [(d, part) for d in pool.map(lambda s: tokenise(s, tokenizer), shards)]
+    return found
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of `size` tokens over a fixed order of documents.
+
+    `stream` holds all tokens; a window w predicts stream[w·size + 1 …] from stream[w·size …].
+    `ends` are the places after which a document ends.
+    """
+
+    stream: np.ndarray[Any, np.dtype[np.uint16]]
+    ends: np.ndarray[Any, np.dtype[np.int64]]
+    size: int
+
+    def __len__(self) -> int:
+        return (len(self.stream) - 1) // self.size
+
+    def spans(self, window: int) -> list[tuple[int, int]]:
+        """(start, length) in the stream of the pieces of documents in a window."""
+        start, stop = window * self.size, (window + 1) * self.size
+        low, high = np.searchsorted(self.ends, [start, stop], side="right")
+        cuts = [start, *(int(e) for e in self.ends[low:high] if e < stop), stop]
+        return [(a, b - a) for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+
+
+def pack(documents: Sequence[tuple[Documents, CorpusPart]], size: int, seed: int) -> Windows:
+    """Documents in a seeded order, each as often as its part says, end to end."""
+    generator = np.random.default_rng([seed, 1])
+    chosen: list[tuple[int, int]] = []
+    for shard, (docs, part) in enumerate(documents):
+        times = [part.epochs.get(source, 1.0) * part.weight for source in docs.sources]
+        whole = np.floor(times).astype(int)
+        extra = generator.random(len(docs)) < (np.array(times) - whole)
+        counts = whole + extra
+        chosen += [(shard, n) for n in range(len(docs)) for _ in range(counts[n])]
+    order = generator.permutation(len(chosen))
+    pieces = [documents[chosen[i][0]][0].document(chosen[i][1]) for i in order]
+    if not pieces:
+        raise DataError("the mix of corpora leaves no document")
+    return Windows(np.concatenate(pieces), np.cumsum([len(p) for p in pieces]), size)
+
+
+def windows_of(docs: Documents, size: int) -> Windows:
+    """Windows over documents in their own order (for evaluation)."""
+    return Windows(docs.tokens, docs.ends, size)
+
+
+def dialogue_windows(
+    conversations: Iterable[Sequence[dict[str, str]]], template: SegmentTemplate, size: int, seed: int
+) -> Windows:
+    """Conversations in the chat template, whole, end to end; those longer than a window are left out."""
+    encoded = [np.array(template.encode(m).ids, dtype=np.uint16) for m in conversations]
+    encoded = [e for e in encoded if len(e) <= size]
+    if not encoded:
+        raise DataError("no conversation fits a window; the decay needs dialogues or a share of 0")
+    order = np.random.default_rng([seed, 2]).permutation(len(encoded))
+    pieces = [encoded[i] for i in order]
+    return Windows(np.concatenate(pieces), np.cumsum([len(p) for p in pieces]), size)
+
+
+class PretrainStream:
+    """The batch of each step: windows of the corpus, and of dialogues in the decay."""
+
+    def __init__(
+        self,
+        windows: Windows,
+        *,
+        batch: int,
+        micro: int,
+        seed: int,
+        decay_from: int,
+        dialogues: Windows | None = None,
+        dialogue_share: float = 0.0,
+        active: Any = None,
+    ) -> None:
+        """`batch` and `micro` count windows; from step `decay_from` on dialogues are mixed in.
+
+        `active`: before the decay the softmax is taken over these pieces only.
+        """
+        if len(windows) < batch:
+            raise DataError(
+                f"the corpus has {len(windows)} windows, fewer than one step's {batch}; "
+                "give more text or smaller batch_tokens"
+            )
+        self._windows, self._dialogues = windows, dialogues
+        self._batch, self._micro, self._seed = batch, micro, seed
+        self._decay_from, self._active = decay_from, active
+        self._every = round(1 / dialogue_share) if dialogues is not None and dialogue_share else 0
+        self._orders: dict[int, Any] = {}
+
+    def _window(self, slot: int) -> int:
+        """The window at a place in the endless sequence of seeded passes."""
+        epoch, place = divmod(slot, len(self._windows))
+        if epoch not in self._orders:
+            generator = np.random.default_rng([self._seed, 3, epoch])
+            self._orders = {epoch: generator.permutation(len(self._windows))}
+        return int(self._orders[epoch][place])
+
+    def batch(self, step: int) -> Batch:
+        """The tokens of optimiser step `step`."""
+        chosen: list[tuple[Windows, int]] = []
+        for slot in range(step * self._batch, (step + 1) * self._batch):
+            since = slot - self._decay_from * self._batch
+            if self._every and since >= 0 and since % self._every == 0:
+                assert self._dialogues is not None
+                number = since // self._every % len(self._dialogues)
+                chosen.append((self._dialogues, number))
+            else:
+                chosen.append((self._windows, self._window(slot)))
+        pieces = self._active if step < self._decay_from else None
+        parts = [
+            window_micro(chosen[start : start + self._micro], pieces)
+            for start in range(0, len(chosen), self._micro)
+        ]
+        return Batch(tuple(parts), examples=len(chosen))
+
+
+def seen_pieces(*windows: Windows | None) -> Any:
+    """The ids, ascending, that occur in any of `windows`."""
+    held = [np.unique(w.stream) for w in windows if w is not None]
+    return np.unique(np.concatenate(held)).astype(np.int64)
+
+
+def window_micro(chosen: Sequence[tuple[Windows, int]], active: Any = None) -> Micro:
+    """Windows as one stream of tokens in which every token predicts the next of its document.
+
+    `active`: ascending ids of the pieces that the softmax is taken over; None for all.
+    """
+    ids: list[Any] = []
+    targets: list[Any] = []
+    places: list[Any] = []
+    spans: list[Span] = []
+    base = 0
+    for windows, number in chosen:
+        for start, length in windows.spans(number):
+            # A document's last token predicts nothing; any other predicts the one after it,
+            # also across the end of the window, so no token of a document goes unpredicted.
+            closes = start + length in windows.ends[_near(windows.ends, start + length)]
+            count = length - 1 if closes else length
+            spans.append(Span(base, length))
+            ids.append(windows.stream[start : start + length])
+            targets.append(windows.stream[start + 1 : start + 1 + count])
+            places.append(np.arange(base, base + count))
+            base += length
+    due = np.concatenate(targets).astype(np.int64)
+    return Micro(
+        ids=torch.from_numpy(np.concatenate(ids).astype(np.int64)),
+        layout=lay_out(spans),
+        places=torch.from_numpy(np.concatenate(places)),
+        targets=torch.from_numpy(due if active is None else np.searchsorted(active, due)),
+        vocabulary=None if active is None else torch.from_numpy(active),
+    )
+
+
+def _near(ends: Any, place: int) -> slice:
+    at = int(np.searchsorted(ends, place))
+    return slice(at, at + 1)

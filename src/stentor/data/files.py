@@ -1,0 +1,163 @@
+"""Reading rows from files and from the hub, and writing files so that none is ever half there."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import zstandard
+
+from stentor.errors import DataError, MissingExtra
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a file: its fields, and where it stands."""
+
+    fields: dict[str, Any]
+    where: str
+
+
+def cache_folder() -> Path:
+    """Where things that can be made again are kept: STENTOR_CACHE or ~/.cache/stentor."""
+    return Path(os.environ.get("STENTOR_CACHE") or Path.home() / ".cache" / "stentor")
+
+
+def expand(path: Path) -> list[Path]:
+    """The files that a path or glob names, sorted; DataError when there is none."""
+    if path.is_file():
+        return [path]
+    anchor = Path(path.anchor) if path.is_absolute() else Path()
+    pattern = str(path.relative_to(path.anchor)) if path.is_absolute() else str(path)
+    files = sorted(p for p in anchor.glob(pattern) if p.is_file()) if pattern != "." else []
+    if not files:
+        raise DataError(f"{path}: no such file; relative paths start from data.root or STENTOR_DATA")
+    return files
+
+
+def read_rows(path: Path, *, problems: list[str] | None = None) -> Iterator[Row]:
+    """Rows of a JSON lines file (.gz and .zst too), a JSON array, a CSV or a Parquet file.
+
+    A bad line is added to `problems` with file and line, or raises DataError without it.
+    """
+    suffixes = [s for s in path.suffixes if s not in (".gz", ".zst")]
+    kind = suffixes[-1] if suffixes else ""
+    if kind in (".csv", ".parquet"):
+        yield from _read_table(path, kind)
+        return
+    with open_text(path) as stream:
+        try:
+            if kind == ".json" and stream.read(1) == "[":
+                stream.seek(0)
+                for number, fields in enumerate(json.load(stream), start=1):
+                    yield from _checked(fields, f"{path}:row {number}", problems)
+                return
+            stream.seek(0)
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    yield from _parsed(line, f"{path}:{number}", problems)
+        except (OSError, EOFError, UnicodeDecodeError, zstandard.ZstdError, ValueError) as error:
+            raise DataError(f"{path}: it can't be read to its end: {error}") from error
+
+
+def _parsed(line: str, where: str, problems: list[str] | None) -> Iterator[Row]:
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as error:
+        _report(f"{where}: not JSON: {error.msg} at column {error.colno}", problems)
+        return
+    yield from _checked(fields, where, problems)
+
+
+def _checked(fields: Any, where: str, problems: list[str] | None) -> Iterator[Row]:
+    if isinstance(fields, dict):
+        yield Row(fields, where)
+    else:
+        _report(f"{where}: a {type(fields).__name__} where an object with fields is due", problems)
+
+
+def _report(text: str, problems: list[str] | None) -> None:
+    if problems is None:
+        raise DataError(text)
+    problems.append(text)
+
+
+def _read_table(path: Path, kind: str) -> Iterator[Row]:
+    loader = {".csv": "csv", ".parquet": "parquet"}[kind]
+    table = _datasets().load_dataset(loader, data_files=str(path), split="train")
+    for number, fields in enumerate(table, start=1):
+        yield Row(fields, f"{path}:row {number}")
+
+
+def read_hub(name: str, config: str | None, split: str, *, streaming: bool = False) -> Iterator[Row]:
+    """Rows of a data set on the hub, through the package `datasets`."""
+    try:
+        table = _datasets().load_dataset(name, config, split=split, streaming=streaming)
+    except MissingExtra:
+        raise
+    except Exception as error:  # the package raises whatever its transport raises
+        raise DataError(f"{name} ({split}): the hub did not give it: {error}") from error
+    for number, fields in enumerate(table, start=1):
+        yield Row(fields, f"{name}/{split}:row {number}")
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtra("datasets", "hub", "reading the hub, CSV or Parquet") from None
+    return datasets
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[IO[str]]:
+    """A text stream over a file that may be gzip'ed or zstd-compressed."""
+    with path.open("rb") as raw:
+        stream: Any = raw
+        if path.suffix == ".gz":
+            stream = gzip.open(raw)
+        elif path.suffix == ".zst":
+            # read whole: the reader can't seek back, which telling JSON from JSON lines needs
+            stream = io.BytesIO(zstandard.ZstdDecompressor().stream_reader(raw).read())
+        with io.TextIOWrapper(stream, encoding="utf-8") as text:
+            yield text
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A binary stream whose content replaces `path` only once it is whole and on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic(path) as stream:
+        stream.write(text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

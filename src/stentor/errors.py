@@ -1,0 +1,71 @@
+"""The errors a user can meet.
+
+    StentorError            exit code 1: the work failed
+    ├── TrainingError       the loss is not finite, a worker died, ...
+    ├── ParityError         a copy of the model is not the same model
+    └── InputError          exit code 2: what was given is wrong
+        ├── RecipeError     a recipe has mistakes (all of them listed)
+        ├── DataError       a data file is missing or has bad rows
+        ├── ModelError      a model folder is missing, foreign or damaged
+        ├── CheckpointError a checkpoint is damaged or belongs to another run
+        └── MissingExtra    an optional package is needed; says how to install it
+
+Every text says what is wrong, why, and what to do. `stentor.cli` prints it as one line
+`error: …` and exits with `exit_code`; nothing derived from StentorError shows a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class StentorError(Exception):
+    """Base of all errors that are shown to a person as one message."""
+
+    exit_code = 1
+
+
+class TrainingError(StentorError):
+    """Training can't go on; the last checkpoint is intact."""
+
+
+class ParityError(StentorError):
+    """Two copies of a model that should agree do not."""
+
+
+class InputError(StentorError):
+    """What the user gave can't be used."""
+
+    exit_code = 2
+
+
+class DataError(InputError):
+    """A data file is missing, unreadable or has bad rows."""
+
+
+class ModelError(InputError):
+    """A model can't be found or loaded."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint is damaged, or was written by a different run."""
+
+
+class RecipeError(InputError):
+    """A recipe has one or more mistakes; `problems` holds each of them."""
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        noun = "mistake" if len(self.problems) == 1 else "mistakes"
+        lines = "".join(f"\n  {problem}" for problem in self.problems)
+        super().__init__(f"{where}: {len(self.problems)} {noun}{lines}")
+
+
+class MissingExtra(InputError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package}, which is not installed; "
+            f"run: pip install 'stentor[{extra}]'"
+        )

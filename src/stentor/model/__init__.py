@@ -1,0 +1,1 @@
+"""Presets, the tokenizer, loading a base, adapters, merging, the forward pass."""

@@ -1,0 +1,77 @@
+"""Start an embedding from that of a larger model with another vocabulary.
+
+Each of our pieces takes the vector of the same string there, or the mean of the vectors of the
+parts it falls into; the vectors are reduced to our width by principal components. What was
+inherited is named in the provenance of the model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stentor.errors import MissingExtra, ModelError
+
+
+def inherited_embedding(donor: str, tokenizer: Any, width: int, *, std: float = 0.02) -> Tensor:
+    """(vocabulary, width) embedding from `donor`, a GGUF file or the name of a package's model.
+
+    Scaled so that its root mean square is `std`, the usual random start.
+    """
+    weight, donor_tokenizer = _load(donor)
+    vectors = torch.empty(len(tokenizer), weight.shape[1])
+    mean = weight.mean(dim=0)
+    for number in range(len(tokenizer)):
+        parts = _parts(tokenizer, number, donor_tokenizer)
+        vectors[number] = weight[parts].mean(dim=0) if parts else mean
+    vectors -= vectors.mean(dim=0)
+    _, _, directions = torch.linalg.svd(vectors, full_matrices=False)
+    reduced = vectors @ directions[:width].T
+    return reduced * (std / reduced.pow(2).mean().sqrt())
+
+
+def _parts(tokenizer: Any, number: int, donor_tokenizer: Any) -> list[int]:
+    """The donor's ids for the text of our piece `number`; none for control pieces and bytes."""
+    piece = tokenizer.convert_ids_to_tokens(number)
+    if number < 771 or (piece.startswith("<0x") and piece.endswith(">")):
+        return []
+    text = piece.replace("▁", " ")
+    ids: list[int] = donor_tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _load(donor: str) -> tuple[Tensor, Any]:
+    """The embedding and the tokenizer of a GGUF file."""
+    path = find_gguf(donor)
+    try:
+        import gguf
+    except ImportError:
+        raise MissingExtra("gguf", "gguf", "reading a GGUF file") from None
+    from transformers import AutoTokenizer
+
+    for tensor in gguf.GGUFReader(path).tensors:
+        if tensor.name == "token_embd.weight":
+            values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            donor_tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            return torch.from_numpy(values.copy()).float(), donor_tokenizer
+    raise ModelError(f"{path}: there is no tensor token_embd.weight in it")
+
+
+def find_gguf(name: str) -> Path:
+    """A GGUF file given by path, or `package:NAME` for the one that a Python package carries."""
+    if name.startswith("package:"):
+        import importlib.util
+
+        package = name.removeprefix("package:")
+        spec = importlib.util.find_spec(package.replace("-", "_"))
+        if spec is None or not spec.submodule_search_locations:
+            raise MissingExtra(package, "smollm2", f"the model {name}")
+        files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+        if files:
+            return files[0]
+    elif Path(name).expanduser().is_file():
+        return Path(name).expanduser()
+    raise ModelError(f"{name}: there is no GGUF file; give its path, or package:NAME")

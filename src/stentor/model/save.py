@@ -1,0 +1,67 @@
+"""Writing a model folder that `transformers` 4 and 5 load."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stentor.errors import InputError
+
+
+def save_model(
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    generation: dict[str, Any] | None = None,
+) -> None:
+    """Write weights in `dtype`, configuration and tokenizer; the folder appears whole or not."""
+    if folder.exists():
+        raise InputError(f"{folder}: it exists already; give another folder or remove it")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        kept = {name: t.to(dtype).contiguous() for name, t in model.state_dict().items()}
+        model.save_pretrained(temporary, state_dict=kept, safe_serialization=True)
+        tokenizer.save_pretrained(temporary, save_jinja_files=False)
+        _mend_configs(temporary, tokenizer, dtype, generation or {})
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _mend_configs(folder: Path, tokenizer: Any, dtype: torch.dtype, generation: dict[str, Any]) -> None:
+    config_file = folder / "config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    name = str(dtype).removeprefix("torch.")
+    config["dtype"] = config["torch_dtype"] = name  # the names of versions 5 and 4
+    if "rope_parameters" in config and "rope_theta" not in config:
+        config["rope_theta"] = config["rope_parameters"].get("rope_theta", 10_000.0)
+    config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    settings_file = folder / "tokenizer_config.json"
+    settings = json.loads(settings_file.read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") == "TokenizersBackend":  # known to version 5 alone
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings_file.write_text(
+        json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    origin = Path(str(getattr(tokenizer, "name_or_path", "")))
+    if (origin / "tokenizer.model").is_file():
+        # llama.cpp's converter reads scores and types of pieces from it
+        shutil.copyfile(origin / "tokenizer.model", folder / "tokenizer.model")
+    decoding = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **generation,
+    }
+    (folder / "generation_config.json").write_text(
+        json.dumps(decoding, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )

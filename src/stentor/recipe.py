@@ -1,0 +1,433 @@
+"""Recipes: what to do, as data. One YAML file per run that anyone may want to repeat.
+
+`Recipe` describes fine-tuning (`stentor train`), `PretrainRecipe` training from scratch
+(`stentor pretrain`). Both are frozen and reject unknown fields; `load` reports every mistake of
+a file at once, each with its path and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stentor.errors import InputError, RecipeError
+
+CARD_SYSTEM = """You are a helpful assistant. Follow these rules:
+1) Never provide instructions that facilitate self-harm, suicide, explicit sexual content, or \
+harassment, hate, or bullying.
+2) For self-harm intent, respond with empathy, encourage immediate support, and suggest local \
+emergency services. If the user is in the US, mention 988.
+3) Assume positive intent unless explicit red flags appear.
+4) When refusing, briefly acknowledge the user's underlying need if it can be addressed safely, \
+then redirect.
+5) For benign educational requests, answer clearly and avoid over-refusal."""
+"""The public card's system prompt, 131 tokens in the bundled vocabulary."""
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class Part(BaseModel):
+    """Base of all parts of a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelPart(Part):
+    """Where the run starts."""
+
+    base: str = "stentor-12m"
+    """A bundled name, a folder, a hub id, a GGUF file, or `preset:NAME` for random weights."""
+    template: Literal["auto", "stentor", "own"] = "auto"
+    """`auto`: ours where the tokenizer holds its pieces, else the model's own."""
+
+
+class AdapterPart(Part):
+    """A LoRA adapter, trained through PEFT."""
+
+    rank: Positive = 32
+    alpha: Positive = 32
+    rslora: bool = True
+    """Scale by alpha / sqrt(rank) instead of alpha / rank (rank-stabilised LoRA)."""
+    targets: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+
+
+class SourcePart(Part):
+    """One source of rows."""
+
+    use: str
+    """Which reader maps the rows: see `stentor.data.sources`."""
+    path: str | None = None
+    """A local file (JSON lines, .gz, .zst, CSV, Parquet) or a glob, relative to `data.root`."""
+    hub: str | None = None
+    """A data set on the hub, read through the package `datasets`."""
+    config: str | None = None
+    split: str = "train"
+    kinds: tuple[str, ...] = ()
+    """Keep rows of these kinds only (empty: all)."""
+    cap: Positive | None = None
+    """At most this many rows, drawn with the recipe's seed."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> SourcePart:
+        if self.path and self.hub:
+            raise ValueError("give either path or hub, not both")
+        return self
+
+
+class DataPart(Part):
+    """The sources by name, and how rows become examples."""
+
+    root: str | None = None
+    """The folder that relative paths start from; else the environment's STENTOR_DATA."""
+    system: str | None = CARD_SYSTEM
+    """The system prompt of every example; null for none."""
+    max_tokens: Positive = 384
+    hold_out: Fraction = 0.03
+    """The share of prompts of each source kept for evaluation …"""
+    hold_out_at_least: int = Field(20, ge=0)
+    """… but at least so many, where the source has twice as many."""
+    sources: dict[str, SourcePart]
+
+
+class OptimiserPart(Part):
+    """AdamW, or Muon for the hidden matrices with AdamW for the rest."""
+
+    name: Literal["adamw", "paged_adamw", "muon"] = "adamw"
+    """`paged_adamw` takes bitsandbytes' 32-bit paged AdamW on a GPU, else plain AdamW."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    muon_rate: Rate = 0.02
+    muon_momentum: Fraction = 0.95
+
+
+class SchedulePart(Part):
+    """How the learning rate moves over a phase: warm-up, then the named shape."""
+
+    shape: Literal["constant", "cosine", "linear", "wsd"] = "constant"
+    warmup: Fraction = 0.06
+    """Share of the steps over which the rate rises from zero."""
+    cycles: Positive = 1
+    """cosine: `num_cycles` of transformers' cosine with hard restarts."""
+    decay: Fraction = 0.2
+    """wsd: share of the steps, at the end, over which the rate falls to zero."""
+
+
+class PhasePart(Part):
+    """One phase of the curriculum: which examples, how often, how fast."""
+
+    name: str
+    mix: dict[str, Annotated[float, Field(gt=0)]]
+    """Source → count of examples (≥ 1), or weight (all below 1) of `examples`."""
+    examples: Positive | None = None
+    """The size of a mix given by weights; a cap for a mix given by counts."""
+    epochs: Positive = 1
+    learning_rate: Rate = 3e-5
+    batch: Positive = 8
+    """Examples in one optimiser step."""
+    micro_batch: Positive = 48
+    """At most this many examples in one forward pass."""
+    dropout: Fraction = 0.0
+    """Dropout inside the adapter."""
+    optimiser: OptimiserPart = OptimiserPart()
+    schedule: SchedulePart = SchedulePart()
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    ema: Fraction | None = None
+    """Decay of the moving average of the weights: min(ema, (1 + t) / (10 + t))."""
+    evaluate_every: Positive | None = None
+    """Steps between evaluations; the best state is carried on. None: at the end only."""
+
+
+class TrainPart(Part):
+    """How a run uses the machine; none of it changes what is learned."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    checkpoint_every: Positive = 50
+    keep_checkpoints: Positive = 2
+    threads: Positive | None = None
+
+
+class ProbePart(Part):
+    """The probe at the end of a run."""
+
+    suites: tuple[str, ...] = ("probe-35",)
+    samples: int = Field(0, ge=0)
+
+
+class GenerationPart(Part):
+    """Default decoding, saved with the model (the public card's quick start)."""
+
+    temperature: Annotated[float, Field(ge=0)] = 1.1
+    top_p: Rate = 0.6
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.3
+    max_new_tokens: Positive = 80
+
+
+class Recipe(Part):
+    """A fine-tuning run: `stentor train`."""
+
+    name: str
+    about: str = ""
+    seed: int = 1
+    model: ModelPart = ModelPart()
+    adapter: AdapterPart | None = AdapterPart()
+    """null trains all weights."""
+    data: DataPart
+    phases: Annotated[tuple[PhasePart, ...], Field(min_length=1)]
+    probe: ProbePart | None = ProbePart()
+    generation: GenerationPart = GenerationPart()
+    base_text: str | None = None
+    """A text file (`text` rows) on which the loss is taken before and after all phases."""
+    train: TrainPart = TrainPart()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        problems = []
+        for number, phase in enumerate(self.phases):
+            for source in phase.mix:
+                if source not in self.data.sources:
+                    hint = nearest(source, self.data.sources)
+                    problems.append(f"phases.{number}.mix: no source is called {source!r}{hint}")
+            weights = [v < 1 for v in phase.mix.values()]
+            if any(weights) and not all(weights):
+                problems.append(f"phases.{number}.mix: counts (>= 1) and weights (< 1) are mixed")
+            elif any(weights) and phase.examples is None:
+                problems.append(f"phases.{number}.examples: a mix by weights needs it")
+            if phase.dropout and self.adapter is None:
+                problems.append(f"phases.{number}.dropout: there is no adapter to drop out from")
+        names = [phase.name for phase in self.phases]
+        problems += [f"phases: the name {n!r} occurs twice" for n in {*names} if names.count(n) > 1]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+class CorpusPart(Part):
+    """A set of text documents to pretrain on."""
+
+    path: str | None = None
+    """Local shards (JSON lines with `text`; .gz or .zst), a glob relative to `data.root`."""
+    hub: str | None = None
+    config: str | None = None
+    split: str = "train"
+    text: str = "text"
+    tokens: Positive | None = None
+    """hub: stream documents until this many tokens are there."""
+    epochs: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """How often each `source` field's documents are seen; others once."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """How often the whole corpus is seen in one pass."""
+
+
+class PretrainDataPart(Part):
+    """What a base model reads."""
+
+    root: str | None = None
+    corpora: dict[str, CorpusPart]
+    validation: str | None = None
+    """Held-out shard for the evaluation loss, relative to `root`."""
+    dialogues: tuple[SourcePart, ...] = ()
+    """Conversations, put in the chat template, that the decay mixes in …"""
+    dialogue_share: Fraction = 0.05
+    """… as this share of the windows of the decay."""
+
+
+class PretrainRecipe(Part):
+    """Training a preset from scratch: `stentor pretrain`."""
+
+    name: str
+    about: str = ""
+    seed: int = 1
+    preset: str = "stentor-12m"
+    start: str | None = None
+    """A run or checkpoint to branch from (its step, weights and optimiser are taken over)."""
+    embedding: str | None = None
+    """A model whose embedding the random one is replaced by, mapped piece by piece."""
+    data: PretrainDataPart
+    window: Positive = 512
+    batch_tokens: Positive = 4096
+    micro_tokens: Positive = 1024
+    tokens: Positive
+    """Tokens seen in all; where it is more than one pass, the windows come again, reshuffled."""
+    learning_rate: Rate = 3e-3
+    """AdamW's rate for the embedding and the norms."""
+    optimiser: OptimiserPart = OptimiserPart(name="muon", betas=(0.9, 0.95))
+    schedule: SchedulePart = SchedulePart(shape="wsd", warmup=0.0, decay=0.2)
+    warmup_tokens: int = Field(400_000, ge=0)
+    """An absolute warm-up, so that the steps before the decay don't depend on the end."""
+    seen_pieces_only: bool = True
+    """Before the decay, take the softmax over the pieces that the corpus holds."""
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    evaluate_every: Positive = 500
+    evaluate_windows: Positive = 64
+    train: TrainPart = TrainPart(checkpoint_every=100)
+
+
+AnyRecipe = TypeVar("AnyRecipe", Recipe, PretrainRecipe)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """'; did you mean 'x'?' for the nearest of `names`, or the list when none is near."""
+    names = [str(n) for n in names]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; there is {', '.join(sorted(names)[:12])}" if names else ""
+
+
+def bundled_recipes() -> dict[str, Path]:
+    """The recipes that ship with the package, by name."""
+    installed = Path(__file__).parent / "recipes"
+    checkout = Path(__file__).parents[2] / "recipes"
+    folder = installed if installed.is_dir() else checkout
+    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in folder.rglob("*.yaml")}
+
+
+def find(name_or_path: str) -> Path:
+    """The file of a recipe given by path or by name."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    shipped = bundled_recipes()
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    raise InputError(
+        f"no recipe {name_or_path!r}: it is neither a file nor the name of a shipped recipe"
+        + nearest(name_or_path, shipped)
+    )
+
+
+def load(name_or_path: str, kind: type[AnyRecipe], overrides: Sequence[str] = ()) -> AnyRecipe:
+    """Read a recipe, apply `a.b=c` overrides, check all of it."""
+    path = find(name_or_path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(str(path), [f"it is not valid YAML: {error}"]) from None
+    if not isinstance(raw, dict):
+        raise RecipeError(str(path), ["it is not a mapping of fields"])
+    raw.setdefault("name", path.stem)
+    problems = [p for text in overrides if (p := _override(raw, text))]
+    if problems:
+        raise RecipeError("--set", problems)
+    return parse(raw, kind, str(path))
+
+
+def parse(raw: dict[str, Any], kind: type[AnyRecipe], where: str) -> AnyRecipe:
+    """Validate a recipe's mapping; RecipeError lists every mistake."""
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        problems: list[str] = []
+        for item in error.errors():
+            problems += _explain(kind, item)
+        raise RecipeError(where, problems) from None
+
+
+def dump(recipe: Recipe | PretrainRecipe) -> str:
+    """The resolved recipe as YAML; loading it again gives an equal recipe."""
+    data = recipe.model_dump(mode="json")
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+
+
+def data_root(given: str | None) -> Path:
+    """The folder that a recipe's relative data paths start from."""
+    return Path(given or os.environ.get("STENTOR_DATA") or ".").expanduser()
+
+
+def _override(raw: dict[str, Any], text: str) -> str | None:
+    """Apply one `a.b.0.c=value`; the text of the problem if it can't be."""
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        return f"{text!r} is not of the form a.b=value"
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return f"{text!r}: the value is not valid YAML"
+    if isinstance(parsed, str):  # YAML 1.1 reads 3e-5 as text
+        try:
+            parsed = float(parsed)
+        except ValueError:
+            pass
+    node: Any = raw
+    *parents, last = path.split(".")
+    for key in parents:
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                return f"{text!r}: {key!r} is not one of the {len(node)} entries there"
+            node = node[int(key)]
+        elif isinstance(node, dict):
+            child = node.get(key)
+            node[key] = child = {} if child is None else child
+            node = child
+        else:
+            return f"{text!r}: there is nothing below {key!r}"
+    if isinstance(node, list):
+        if not last.isdigit() or int(last) >= len(node):
+            return f"{text!r}: {last!r} is not one of the {len(node)} entries there"
+        node[int(last)] = parsed
+    elif isinstance(node, dict):
+        node[last] = parsed
+    else:
+        return f"{text!r}: there is nothing below {parents[-1]!r}"
+    return None
+
+
+def _explain(kind: type[BaseModel], item: Any) -> list[str]:
+    """The lines for one of pydantic's errors."""
+    path = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(kind, item["loc"][:-1])
+        return [f"{path}: there is no such field{nearest(str(item['loc'][-1]), known)}"]
+    if item["type"] == "missing":
+        return [f"{path}: it is missing"]
+    if item["type"] == "value_error":
+        lines = str(item["ctx"]["error"]).split("\n")
+        return [f"{path}: {line}" if path else line for line in lines]
+    message = item["msg"][0].lower() + item["msg"][1:]
+    shown = repr(item["input"])
+    hint = ""
+    if item["type"] == "literal_error" and isinstance(item["input"], str):
+        choices = [c.strip(" '") for c in item["ctx"]["expected"].replace(" or ", ",").split(",")]
+        hint = nearest(item["input"], choices)
+    return [f"{path}: {message}, not {shown[:60]}{hint}"]
+
+
+def _fields_at(kind: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    """Names of the fields of the part that `loc` leads to."""
+    current: Any = kind
+    for step in loc:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            field = current.model_fields.get(str(step))
+            current = field.annotation if field else None
+        current = _inner(current)
+    found = isinstance(current, type) and issubclass(current, BaseModel)
+    return list(current.model_fields) if found else []
+
+
+def _inner(annotation: Any) -> Any:
+    """The part inside `X | None`, `tuple[X, ...]` or `dict[str, X]`."""
+    options = [annotation, *typing.get_args(annotation)]
+    options += [deep for option in options[1:] for deep in typing.get_args(option)]
+    for option in options:
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return annotation

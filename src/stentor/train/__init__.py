@@ -1,0 +1,1 @@
+"""One loop; phases, optimisers, schedule, moving average, checkpoints; pretraining uses it too."""

@@ -1,0 +1,114 @@
+"""Where a run computes, and in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stentor.errors import InputError
+from stentor.recipe import TrainPart
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A device, a precision, and the processes that share a step."""
+
+    device: torch.device
+    compute: torch.dtype
+    accelerator: Any
+
+    @property
+    def processes(self) -> int:
+        return int(self.accelerator.num_processes)
+
+    @property
+    def rank(self) -> int:
+        return int(self.accelerator.process_index)
+
+    @property
+    def is_main(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Matrix products in the compute precision; weights and optimiser stay in fp32."""
+        if self.compute is torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.compute)
+
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Add up the gradients of all processes, in one message."""
+        if self.processes == 1:
+            return
+        trained = list(parameters)
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        flat = self.accelerator.reduce(torch.cat([g.reshape(-1) for g in grads]), "sum")
+        start = 0
+        for p, g in zip(trained, grads, strict=True):
+            p.grad = flat[start : start + g.numel()].view_as(p)
+            start += g.numel()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of a small tensor over all processes."""
+        if self.processes == 1:
+            return values
+        summed: Tensor = self.accelerator.reduce(values, "sum")
+        return summed
+
+    def describe(self) -> dict[str, Any]:
+        """For the report and the first line of a run."""
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+        else:
+            name = str(torch.cpu.get_capabilities().get("cpu_name", "CPU"))
+        return {
+            "device": self.device.type,
+            "name": name,
+            "processes": self.processes,
+            "threads": torch.get_num_threads(),
+            "precision": str(self.compute).removeprefix("torch."),
+        }
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 products are faster than fp32 there; emulated ones are many times slower."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+def machine(part: TrainPart) -> Machine:
+    """The machine that a recipe's `train` part asks for; `auto` takes the best there is."""
+    from accelerate import Accelerator
+
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    wanted = part.device
+    if wanted != "auto" and not available[wanted]:
+        raise InputError(f"train.device: {wanted} is not available here; use auto or cpu")
+    use_cpu = wanted == "cpu" or not (available["cuda"] or available["mps"])
+    if part.threads:
+        torch.set_num_threads(part.threads)
+    accelerator = Accelerator(cpu=use_cpu)
+    device = torch.device(accelerator.device)
+    return Machine(device, _compute(part, device), accelerator)
+
+
+def _compute(part: TrainPart, device: torch.device) -> torch.dtype:
+    if part.precision == "auto":
+        if has_fast_bf16(device):
+            return torch.bfloat16
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if part.precision == "fp16" and device.type != "cuda":
+        raise InputError("train.precision: fp16 needs a CUDA GPU; use fp32 or bf16")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[part.precision]

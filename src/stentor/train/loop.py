@@ -1,0 +1,259 @@
+"""THE training loop: every phase of fine-tuning, and pretraining, is one call of `train`.
+
+A step is a pure function of (weights, optimiser state, seed, phase, step number): batches come
+from `Stream.batch(step)` and random numbers are seeded anew at every step, so a run that is
+killed and resumed ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from stentor.data.batch import Batch, Micro
+from stentor.errors import TrainingError
+from stentor.model.forward import bare, head_loss, hidden_states
+from stentor.train import checkpoint as checkpoints
+from stentor.train.device import Machine
+from stentor.train.display import Display
+from stentor.train.ema import MovingAverage, copy_into
+from stentor.train.optimiser import set_rates
+from stentor.train.rundir import RunDir
+
+
+class Stream(Protocol):
+    """Gives the batch of any step, the same one however often it is asked."""
+
+    def batch(self, step: int) -> Batch: ...
+
+
+Objective = Callable[[Any, Micro], tuple[Tensor, Tensor]]
+"""(model, micro-batch) → (sum of losses with gradient, each loss)."""
+
+
+def token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
+    """Cross entropy in nats of the supervised tokens of a micro-batch: (sum, each (M,))."""
+    hidden = hidden_states(model, part.ids, part.layout)
+    if len(part.places) < len(hidden):
+        hidden = hidden.index_select(0, part.places)
+    weight = bare(model).lm_head.weight
+    if part.vocabulary is not None:
+        weight = weight.index_select(0, part.vocabulary)
+    return head_loss(hidden, weight, part.targets)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One phase: what to train, on what, how."""
+
+    number: int
+    name: str
+    model: Any
+    parameters: Mapping[str, Tensor]
+    """The trained parameters, in fp32."""
+    stream: Stream
+    steps: int
+    optimisers: list[torch.optim.Optimizer]
+    rate: Callable[[int], float]
+    seed: int
+    clip: float | None = 1.0
+    ema: MovingAverage | None = None
+    objective: Objective = token_loss
+    evaluate: Callable[[int], float] | None = None
+    """The evaluation loss of the model as it stands after so many steps."""
+    evaluate_every: int | None = None
+    keep_best: bool = True
+    checkpoint_every: int = 50
+    keep_checkpoints: int = 2
+    fingerprint: str = ""
+
+
+@dataclass
+class Outcome:
+    """What a phase came to."""
+
+    steps: int
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    kept: str = "raw"
+    """Which weights were carried on: `raw` or `ema`, and from which step."""
+    kept_step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    examples: int = 0
+    best_loss: float | None = None
+
+
+def train(
+    job: Job, machine: Machine, run: RunDir, display: Display, resume: checkpoints.Checkpoint | None
+) -> Outcome:
+    """Run a phase to its end and leave the weights to carry on in the model."""
+    names = {p: n for n, p in job.parameters.items()}
+    outcome = Outcome(steps=job.steps)
+    best: dict[str, Tensor] = {}
+    first = 0
+    if resume is not None:
+        first, outcome, best = _restore(job, resume)
+    scaler = torch.amp.GradScaler(
+        machine.device.type, enabled=machine.compute is torch.float16, init_scale=2.0**12
+    )
+    job.model.train()
+    display.new_phase()
+    for step in range(first, job.steps):
+        started = time.perf_counter()
+        batch = job.stream.batch(step)
+        torch.manual_seed(_step_seed(job.seed, job.number, step))
+        factor = job.rate(step)
+        set_rates(job.optimisers, factor)
+        loss = _backward(job, batch, machine, scaler, step)
+        norm = _update(job, machine, scaler)
+        if job.ema is not None:
+            job.ema.update(job.parameters)
+        seconds = time.perf_counter() - started
+        outcome.seconds += seconds
+        outcome.tokens += batch.tokens
+        outcome.examples += batch.examples
+        facts = {
+            "loss": loss,
+            "rate": job.optimisers[-1].param_groups[0]["lr"],
+            "gradient_norm": norm,
+            "examples": batch.examples,
+            "tokens": batch.tokens,
+            "supervised": batch.supervised,
+            "seconds": round(seconds, 4),
+        }
+        done = step + 1
+        if job.evaluate is not None and _due(done, job.evaluate_every, job.steps):
+            facts["evaluation"] = _evaluate(job, outcome, best, done)
+            display.say(f"{job.name} {done}/{job.steps} evaluation loss {facts['evaluation']}")
+        if machine.is_main:
+            run.log(phase=job.number, step=step, name=job.name, **facts)
+            display.step(job.name, done, job.steps, facts)
+            if done % job.checkpoint_every == 0 and done < job.steps:
+                _save(job, run, outcome, best, done, names)
+    if best:
+        copy_into(job.parameters, best)
+    else:
+        outcome.kept_step = job.steps
+    return outcome
+
+
+def _step_seed(seed: int, phase: int, step: int) -> int:
+    """A seed for the random numbers of one step (a splitmix-like mix of the three)."""
+    mixed = (seed * 0x9E3779B97F4A7C15 + phase * 0xBF58476D1CE4E5B9 + step) % 2**63
+    return mixed ^ (mixed >> 31)
+
+
+def _backward(
+    job: Job, batch: Batch, machine: Machine, scaler: torch.amp.GradScaler, step: int
+) -> float:
+    """Gradients of the token-weighted mean loss; returns that loss."""
+    total = torch.zeros((), dtype=torch.float64)
+    for number, part in enumerate(batch.parts):
+        if number % machine.processes != machine.rank:
+            continue
+        local = part.to(machine.device)
+        with machine.autocast():
+            loss, each = job.objective(job.model, local)
+        if not torch.isfinite(loss):
+            _stop_not_finite(job, part, each, step)
+        scaler.scale(loss / batch.supervised).backward()
+        total += loss.detach().double().cpu()
+    summed = machine.sum(total.to(machine.device, torch.float32))
+    return float(summed) / batch.supervised
+
+
+def _stop_not_finite(job: Job, part: Micro, each: Tensor, step: int) -> None:
+    bad = int((~torch.isfinite(each)).sum())
+    rows = f"; rows: {', '.join(part.rows[:8])}" if part.rows else ""
+    raise TrainingError(
+        f"phase {job.name!r}, step {step + 1}: the loss is not finite in {bad} of "
+        f"{len(each)} tokens{rows}; lower the learning rate or look at these rows "
+        "(the last checkpoint is from before)"
+    )
+
+
+def _update(job: Job, machine: Machine, scaler: torch.amp.GradScaler) -> float:
+    """Sum over processes, clip, step; returns the gradient norm before clipping."""
+    machine.sum_gradients(job.parameters.values())
+    for optimiser in job.optimisers:
+        scaler.unscale_(optimiser)
+    limit = job.clip if job.clip is not None else float("inf")
+    norm = torch.nn.utils.clip_grad_norm_(job.parameters.values(), limit)
+    if not scaler.is_enabled() and not torch.isfinite(norm):
+        raise TrainingError(
+            f"phase {job.name!r}: the gradient is not finite though the loss is; "
+            "lower the learning rate (the last checkpoint is from before)"
+        )
+    for optimiser in job.optimisers:
+        scaler.step(optimiser)
+        optimiser.zero_grad(set_to_none=True)
+    scaler.update()
+    return float(norm)
+
+
+def _due(done: int, every: int | None, steps: int) -> bool:
+    return done == steps or (every is not None and done % every == 0)
+
+
+def _evaluate(job: Job, outcome: Outcome, best: dict[str, Tensor], done: int) -> dict[str, float]:
+    """Evaluate the raw and the averaged weights; remember the best state so far."""
+    assert job.evaluate is not None
+    job.model.eval()
+    losses = {"raw": job.evaluate(done)}
+    if job.ema is not None:
+        with job.ema.applied(job.parameters):
+            losses["ema"] = job.evaluate(done)
+    job.model.train()
+    outcome.evaluations.append({"step": done, **losses})
+    for kind, loss in losses.items():
+        if job.keep_best and (outcome.best_loss is None or loss < outcome.best_loss):
+            outcome.best_loss, outcome.kept, outcome.kept_step = loss, kind, done
+            source: Mapping[str, Tensor] = job.parameters
+            if kind == "ema" and job.ema is not None:
+                source = job.ema.average
+            best.update({name: t.detach().clone() for name, t in source.items()})
+    return losses
+
+
+def _save(
+    job: Job,
+    run: RunDir,
+    outcome: Outcome,
+    best: Mapping[str, Tensor],
+    done: int,
+    names: Mapping[Tensor, str],
+) -> None:
+    tensors = {f"weight/{name}": p for name, p in job.parameters.items()}
+    tensors |= checkpoints.optimiser_tensors(job.optimisers, names)
+    facts: dict[str, Any] = {"outcome": vars(outcome)}
+    if job.ema is not None:
+        tensors |= {f"ema/{name}": t for name, t in job.ema.average.items()}
+        facts["ema_updates"] = job.ema.updates
+    tensors |= {f"best/{name}": t for name, t in best.items()}
+    state = checkpoints.Checkpoint(job.number, done, tensors, facts)
+    checkpoints.write(run.checkpoints, state, job.fingerprint, keep=job.keep_checkpoints)
+
+
+def _restore(
+    job: Job, state: checkpoints.Checkpoint
+) -> tuple[int, Outcome, dict[str, Tensor]]:
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {
+            name.removeprefix(prefix): t for name, t in state.tensors.items() if name.startswith(prefix)
+        }
+
+    copy_into(job.parameters, part("weight/"))
+    checkpoints.restore_optimisers(job.optimisers, job.parameters, state.tensors)
+    if job.ema is not None:
+        for name, tensor in part("ema/").items():
+            job.ema.average[name].copy_(tensor)
+        job.ema.updates = state.facts["ema_updates"]
+    outcome = Outcome(**state.facts["outcome"])
+    outcome.steps = job.steps
+    device = next(iter(job.parameters.values())).device
+    return state.step, outcome, {n: t.to(device) for n, t in part("best/").items()}

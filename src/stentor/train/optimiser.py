@@ -1,0 +1,128 @@
+"""Optimisers: AdamW from torch (or bitsandbytes), and Muon for hidden matrices.
+
+torch.optim.Muon orthogonalises one matrix at a time in bfloat16, which a processor without
+bf16 units has to emulate (measured in docs/LOG.md). `Muon` here is the same rule with the
+matrices of one shape stacked, in float32 on such processors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stentor.recipe import OptimiserPart
+
+# Keller Jordan's coefficients, as in torch.optim.Muon.
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+_ITERATIONS = 5
+
+
+def orthogonalise(matrices: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Newton–Schulz: each of `matrices` (..., m, n) with its singular values moved near 1."""
+    x = matrices.to(dtype)
+    transposed = x.shape[-2] > x.shape[-1]
+    if transposed:
+        x = x.mT
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(_ITERATIONS):
+        gram = x @ x.mT
+        x = _A * x + (_B * gram + _C * (gram @ gram)) @ x
+    return (x.mT if transposed else x).to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised (Jordan et al. 2024), with decoupled weight decay.
+
+    The rate is scaled by sqrt(max(1, rows / columns)), torch.optim.Muon's "original" rule.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._dtype = dtype
+        super().__init__(
+            parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in by_shape.items():
+                self._step_shape(group, shape, parameters)
+
+    def _step_shape(self, group: dict[str, Any], shape: torch.Size, ps: list[Tensor]) -> None:
+        momentum, lr = group["momentum"], group["lr"]
+        directions = []
+        for p in ps:
+            state = self.state[p]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(p)
+            buffer = state["momentum_buffer"]
+            buffer.lerp_(p.grad, 1.0 - momentum)
+            directions.append(torch.lerp(p.grad, buffer, momentum))
+        updates = orthogonalise(torch.stack(directions), dtype=self._dtype)
+        scale = max(1.0, shape[0] / shape[1]) ** 0.5
+        for p, update in zip(ps, updates, strict=True):
+            p.mul_(1.0 - lr * group["weight_decay"])
+            p.add_(update, alpha=-lr * scale)
+
+
+def build(
+    parameters: Mapping[str, Tensor], part: OptimiserPart, learning_rate: float
+) -> list[torch.optim.Optimizer]:
+    """The optimisers for named trainable `parameters`; each group keeps its peak `base_lr`."""
+    device = next(iter(parameters.values())).device
+    matrices, rest = [], []
+    for name, parameter in parameters.items():
+        hidden = parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
+        (matrices if part.name == "muon" and hidden else rest).append(parameter)
+    optimisers: list[torch.optim.Optimizer] = []
+    if matrices:
+        native = torch.bfloat16 if device.type == "cuda" else torch.float32
+        optimisers.append(
+            Muon(matrices, part.muon_rate, part.muon_momentum, part.weight_decay, native)
+        )
+    decayed = [p for p in rest if p.ndim >= 2]
+    kept = [p for p in rest if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": part.weight_decay}] if decayed else []
+    groups += [{"params": kept, "weight_decay": 0.0}] if kept else []
+    if groups:
+        optimisers.append(_adamw(groups, part, learning_rate, device))
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["base_lr"] = group["lr"]
+    return optimisers
+
+
+def _adamw(
+    groups: list[dict[str, Any]], part: OptimiserPart, lr: float, device: torch.device
+) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {"lr": lr, "betas": part.betas, "eps": part.epsilon}
+    if part.name == "paged_adamw" and device.type == "cuda":
+        try:
+            import bitsandbytes
+        except ImportError:
+            pass  # plain AdamW keeps the same 32-bit states, only not paged
+        else:
+            paged: torch.optim.Optimizer = bitsandbytes.optim.PagedAdamW32bit(groups, **options)
+            return paged
+    return torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"), **options)
+
+
+def set_rates(optimisers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    """Set every group's rate to `factor` times its peak."""
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = group["base_lr"] * factor

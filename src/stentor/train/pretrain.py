@@ -1,0 +1,203 @@
+"""Training a preset from scratch: the loop over windows of text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM
+
+from stentor.chat import SegmentTemplate
+from stentor.data import corpus
+from stentor.data.files import write_json
+from stentor.errors import CheckpointError, InputError
+from stentor.model import tokenizer as tokenizers
+from stentor.model.presets import preset
+from stentor.model.save import save_model
+from stentor.recipe import PretrainRecipe, data_root, dump
+from stentor.train import checkpoint as checkpoints
+from stentor.train import optimiser as optimisers
+from stentor.train.device import Machine, machine
+from stentor.train.display import Display
+from stentor.train.loop import Job, Outcome, token_loss, train
+from stentor.train.rundir import RunDir, open_run
+from stentor.train.schedule import decay_steps, factor
+
+
+def pretrain(recipe: PretrainRecipe, out: Path | None, *, resume: bool) -> RunDir:
+    """Run a pretraining recipe to its end; the model is in the run's `model/`."""
+    run = open_run(recipe.name, out, resume=resume, recipe_yaml=dump(recipe))
+    computer = machine(recipe.train)
+    with Display() as display:
+        display.say(f"run {run.path} on {computer.describe()}")
+        outcome, facts = _work(recipe, run, computer, display, resume=resume)
+    facts["outcome"] = vars(outcome)
+    write_json(run.path / "report.json", facts)
+    return run
+
+
+def fingerprint(recipe: PretrainRecipe) -> str:
+    """What must be equal for a checkpoint to fit: all but the end, the machine and the branch."""
+    free = {"tokens", "train", "start", "about", "name", "evaluate_every", "evaluate_windows"}
+    fixed = recipe.model_dump(mode="json", exclude=free)
+    fixed["schedule"].pop("decay")
+    for name in ("root", "dialogues", "dialogue_share"):  # these matter in the decay alone
+        fixed["data"].pop(name)
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def _work(
+    recipe: PretrainRecipe, run: RunDir, computer: Machine, display: Display, *, resume: bool
+) -> tuple[Outcome, dict[str, Any]]:
+    tokenizer = tokenizers.bundled()
+    torch.manual_seed(recipe.seed)
+    model = LlamaForCausalLM(preset(recipe.preset).config())
+    initialise(model, recipe)
+    model.to(computer.device)
+    documents = corpus.gather(recipe, tokenizer)
+    windows = corpus.pack(documents, recipe.window, recipe.seed)
+    batch = recipe.batch_tokens // recipe.window
+    if batch * recipe.window != recipe.batch_tokens:
+        raise InputError(f"batch_tokens: it must be a multiple of window ({recipe.window})")
+    steps = recipe.tokens // recipe.batch_tokens
+    validation = _validation(recipe, tokenizer)
+    active = corpus.seen_pieces(windows, validation) if recipe.seen_pieces_only else None
+    decay_from = steps - decay_steps(steps, recipe.schedule)
+    stream = corpus.PretrainStream(
+        windows,
+        batch=batch,
+        micro=max(1, recipe.micro_tokens // recipe.window),
+        seed=recipe.seed,
+        decay_from=decay_from,
+        dialogues=_dialogues(recipe, tokenizer),
+        dialogue_share=recipe.data.dialogue_share,
+        active=active,
+    )
+    display.say(
+        f"{len(windows.stream):,} tokens in {len(windows):,} windows; {steps:,} steps of "
+        f"{recipe.batch_tokens:,} tokens, decay from step {decay_from:,}"
+    )
+    state = _start(recipe, run, decay_from, resume=resume)
+    if state is not None:
+        display.say(f"going on from step {state.step:,}")
+        run.rewind(state.phase, state.step)
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    warmup = recipe.warmup_tokens // recipe.batch_tokens
+    job = Job(
+        number=1,
+        name="pretrain",
+        model=model,
+        parameters=parameters,
+        stream=stream,
+        steps=steps,
+        optimisers=optimisers.build(parameters, recipe.optimiser, recipe.learning_rate),
+        rate=lambda step: factor(step, steps, recipe.schedule, warmup_steps=warmup),
+        seed=recipe.seed,
+        clip=recipe.clip,
+        evaluate=_evaluation(recipe, model, validation, computer, active, decay_from),
+        evaluate_every=recipe.evaluate_every,
+        keep_best=False,
+        checkpoint_every=recipe.train.checkpoint_every,
+        keep_checkpoints=recipe.train.keep_checkpoints,
+        fingerprint=fingerprint(recipe),
+    )
+    outcome = train(job, computer, run, display, state)
+    model.eval()
+    save_model(model, tokenizer, run.model, dtype=torch.float16)
+    facts = {
+        "schema": 1,
+        "kind": "pretrain",
+        "machine": computer.describe(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "finished": time.strftime("%Y-%m-%d"),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "corpus_tokens": len(windows.stream),
+        "tokens_seen": steps * recipe.batch_tokens,
+    }
+    return outcome, facts
+
+
+def _start(
+    recipe: PretrainRecipe, run: RunDir, decay_from: int, *, resume: bool
+) -> checkpoints.Checkpoint | None:
+    """The checkpoint to go on from: this run's own, or the one that it branches from."""
+    own = checkpoints.newest(run.checkpoints, fingerprint(recipe)) if resume else None
+    if own is not None or recipe.start is None:
+        return own
+    place = Path(recipe.start).expanduser()
+    place = place / "checkpoints" if (place / "checkpoints").is_dir() else place
+    found = [place] if (place / "state.json").exists() else checkpoints.existing(place)
+    if not found:
+        raise CheckpointError(f"{recipe.start}: there is no checkpoint to start from")
+    state = checkpoints.read(found[-1], fingerprint(recipe))
+    if state.step > decay_from:
+        raise InputError(
+            f"start: the checkpoint stands at step {state.step:,}, after the decay is to begin "
+            f"({decay_from:,}); raise tokens"
+        )
+    return state
+
+
+def _dialogues(recipe: PretrainRecipe, tokenizer: Any) -> corpus.Windows | None:
+    if not recipe.data.dialogues:
+        return None
+    from stentor.data.sources import examples
+
+    root = data_root(recipe.data.root)
+    conversations = [e.messages for part in recipe.data.dialogues for e in examples(part, root)]
+    return corpus.dialogue_windows(
+        conversations, SegmentTemplate(tokenizer), recipe.window, recipe.seed
+    )
+
+
+def _validation(recipe: PretrainRecipe, tokenizer: Any) -> corpus.Windows | None:
+    if recipe.data.validation is None:
+        return None
+    shard = data_root(recipe.data.root) / Path(recipe.data.validation).expanduser()
+    return corpus.windows_of(corpus.tokenise(shard, tokenizer), recipe.window)
+
+
+def _evaluation(
+    recipe: PretrainRecipe,
+    model: Any,
+    validation: corpus.Windows | None,
+    computer: Machine,
+    active: Any,
+    decay_from: int,
+) -> Callable[[int], float] | None:
+    """Mean loss over the first windows of the validation shard, over the same pieces as training."""
+    if validation is None:
+        return None
+    count = min(recipe.evaluate_windows, len(validation))
+
+    @torch.no_grad()
+    def evaluate(step: int) -> float:
+        pieces = active if step < decay_from else None
+        total, tokens = 0.0, 0
+        for number in range(count):
+            part = corpus.window_micro([(validation, number)], pieces).to(computer.device)
+            with computer.autocast():
+                loss, _ = token_loss(model, part)
+            total += float(loss)
+            tokens += part.supervised
+        return total / tokens
+
+    return evaluate
+
+
+def initialise(model: Any, recipe: PretrainRecipe) -> None:
+    """Replace the random embedding by one that is inherited, where the recipe says so."""
+    if recipe.embedding is None:
+        return
+    from stentor.model.inherit import inherited_embedding
+
+    weight = inherited_embedding(recipe.embedding, tokenizers.bundled(), model.config.hidden_size)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.copy_(weight)
