@@ -15,7 +15,7 @@ rest this module decides: the text stays text.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from stentor.errors import DataError, ModelError
@@ -47,10 +47,15 @@ JINJA = (
 
 @dataclass(frozen=True)
 class Encoded:
-    """A conversation as `ids`, with `mask` 1 where the loss is taken."""
+    """A conversation as `ids`, with `mask` 1 where the loss is taken.
+
+    `system`: how many of the first ids come from the system message (and what precedes it);
+    conversations with the same system message share them.
+    """
 
     ids: tuple[int, ...]
     mask: tuple[int, ...]
+    system: int = field(default=0, compare=False)
 
     @property
     def supervised(self) -> int:
@@ -110,14 +115,15 @@ class SegmentTemplate:
         self.stop_ids = frozenset({self._eos})
 
     def _segment(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True
-        )["input_ids"]
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
         return ids
 
     def encode(self, messages: Sequence[Message]) -> Encoded:
         check_messages(messages)
         ids, mask = [self._bos], [0]
+        system = 0
         for message in messages:
             segment = self._segment(message["content"])
             if message["role"] == "assistant":
@@ -127,7 +133,9 @@ class SegmentTemplate:
                 start, end = self._marks[message["role"]]
                 ids += [start, *segment, end]
                 mask += [0] * (len(segment) + 2)
-        return Encoded(tuple(ids), tuple(mask))
+            if message["role"] == "system":
+                system = len(ids)
+        return Encoded(tuple(ids), tuple(mask), system)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         if messages and messages[-1].get("role") == "assistant":

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stentor import __version__
-from stentor.errors import StentorError
+from stentor.errors import InputError, StentorError
 
+if TYPE_CHECKING:
+    from stentor.generate import Decoding, Engine
+
+# Options that may be left out are Optional: typer reads these annotations at run time.
 app = typer.Typer(
     name="stentor",
     help="Make a tiny Llama base model into a small chat model, safe and useful.",
@@ -19,21 +24,45 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+data_app = typer.Typer(help="Look at the data of a recipe.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 
+RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]
+ModelName = Annotated[str, typer.Argument(help="A folder, run, hub id or bundled name.")]
 Overrides = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Change a field of the recipe; repeatable."),
 ]
-Out = Annotated[Optional[Path], typer.Option("--out", help="Folder of the run (new or empty).")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run (new or empty).")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+System = Annotated[
+    str | None,
+    typer.Option("--system", help='System prompt; "" for none. Default: the model\'s own.'),
+]
+Greedy = Annotated[bool, typer.Option("--greedy", help="Take the likeliest token each time.")]
+Temperature = Annotated[float | None, typer.Option("--temperature")]
+TopP = Annotated[float | None, typer.Option("--top-p")]
+Penalty = Annotated[float | None, typer.Option("--repetition-penalty")]
+NewTokens = Annotated[int | None, typer.Option("--max-new-tokens")]
+Seed = Annotated[int, typer.Option("--seed")]
+
+
+@app.command()
+def train(
+    recipe: RecipeName, out: Out = None, resume: Resume = False, overrides: Overrides = None
+) -> None:
+    """Fine-tune a base model by a recipe: phases, merge, measurement, model card."""
+    from stentor import recipe as recipes
+    from stentor.train.curriculum import fine_tune
+
+    run = fine_tune(recipes.load(recipe, recipes.Recipe, overrides or ()), out, resume=resume)
+    print(run.path)
 
 
 @app.command()
 def pretrain(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
-    out: Out = None,
-    resume: Resume = False,
-    overrides: Overrides = None,
+    recipe: RecipeName, out: Out = None, resume: Resume = False, overrides: Overrides = None
 ) -> None:
     """Train a base model from scratch."""
     from stentor import recipe as recipes
@@ -44,9 +73,201 @@ def pretrain(
 
 
 @app.command()
+def evaluate(
+    model: ModelName,
+    data: Annotated[
+        list[str] | None, typer.Option("--data", help="A recipe, or a file of rows; repeatable.")
+    ] = None,
+    minimal_pairs: Annotated[
+        Path | None, typer.Option("--minimal-pairs", help="Folder of sentence pairs.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Token-weighted loss, perplexity and bits per byte, per source and overall."""
+    from stentor.evaluate import command
+
+    if minimal_pairs is not None:
+        found = command.minimal_pairs(model, minimal_pairs)
+    elif data:
+        found = command.losses(model, data)
+    else:
+        raise InputError("evaluate: give --data RECIPE or FILE, or --minimal-pairs DIR")
+    print(json.dumps(found) if as_json else command.table(found))
+
+
+@app.command()
+def probe(
+    model: ModelName = "stentor-12m-instruct",
+    suite: Annotated[
+        list[str] | None, typer.Option("--suite", help="A shipped suite or a file; repeatable.")
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=0, help="Samples for each prompt.")] = 0,
+    seed: Seed = 0,
+    system: System = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 80,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Keep every prompt, reply and label here.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What the model says to harmful and to harmless prompts, labelled by the judge."""
+    from stentor.evaluate import command
+
+    result = command.run_probe(
+        model, suite or ["probe-500"], samples, seed, max_new_tokens, system, out
+    )
+    print(json.dumps(result.figures()) if as_json else command.probe_table(result))
+
+
+@app.command()
+def judge(
+    file: Annotated[Path, typer.Argument(help="JSON lines with prompt and response.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Default: standard output.")] = None,
+) -> None:
+    """Label any model's replies: adds outcome, supportive, reason and span to each line."""
+    from stentor.evaluate.command import judge_file
+
+    judge_file(file, out)
+
+
+@app.command()
+def generate(
+    model: ModelName = "stentor-12m-instruct",
+    prompt: Annotated[str | None, typer.Option("--prompt", help="One question.")] = None,
+    file: Annotated[
+        str | None,
+        typer.Option("--input", help="JSON lines with prompt or messages; - reads stdin."),
+    ] = None,
+    greedy: Greedy = False,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    repetition_penalty: Penalty = None,
+    max_new_tokens: NewTokens = None,
+    seed: Seed = 0,
+    system: System = None,
+) -> None:
+    """Replies: to one prompt as text, or to a file of them as JSON lines in the same order."""
+    from stentor.generate import command
+
+    if (prompt is None) == (file is None):
+        raise InputError("generate: give either --prompt TEXT or --input FILE")
+    engine, decoding = _engine(
+        model, greedy, temperature, top_p, repetition_penalty, max_new_tokens, seed
+    )
+    if prompt is not None:
+        command.one(engine, prompt, decoding, system)
+    else:
+        assert file is not None
+        command.lines(engine, file, decoding, system)
+
+
+@app.command()
+def chat(
+    model: ModelName = "stentor-12m-instruct",
+    greedy: Greedy = False,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    repetition_penalty: Penalty = None,
+    max_new_tokens: NewTokens = None,
+    seed: Seed = 0,
+    system: System = None,
+) -> None:
+    """A conversation in the terminal; an empty line or Ctrl-D ends it."""
+    from stentor.generate import command
+
+    engine, decoding = _engine(
+        model, greedy, temperature, top_p, repetition_penalty, max_new_tokens, seed
+    )
+    command.chat(engine, decoding, system)
+
+
+def _engine(
+    model: str,
+    greedy: bool,
+    temperature: float | None,
+    top_p: float | None,
+    penalty: float | None,
+    max_new_tokens: int | None,
+    seed: int,
+) -> tuple[Engine, Decoding]:
+    """The engine of a model, and its own decoding with the flags applied."""
+    from stentor.generate import Decoding, Engine
+    from stentor.model.load import load
+
+    engine = Engine(load(model))
+    decoding = Decoding.greedy(engine.defaults.max_new_tokens) if greedy else engine.defaults
+    return engine, decoding.changed(
+        temperature=None if greedy else temperature,
+        top_p=top_p,
+        repetition_penalty=penalty,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )
+
+
+@app.command()
+def merge(
+    source: Annotated[str, typer.Argument(help="A run, or a folder with an adapter.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the merged model.")] = Path(
+        "merged"
+    ),
+    fp32: Annotated[bool, typer.Option("--fp32", help="Save in fp32 instead of fp16.")] = False,
+) -> None:
+    """Merge an adapter into its base, in fp32, and save the result."""
+    from stentor.model.command import merge as work
+
+    print(work(source, out, fp32=fp32))
+
+
+@app.command()
+def info(model: ModelName, as_json: AsJson = False) -> None:
+    """What a checkpoint is, holds and came from."""
+    from stentor.model.command import info as work
+
+    found = work(model)
+    print(json.dumps(found) if as_json else _aligned(found))
+
+
+@app.command()
+def card(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
+    """Write a run's model card again from its report."""
+    from stentor.report.card import rewrite
+
+    print(rewrite(run))
+
+
+@data_app.command("show")
+def data_show(recipe: RecipeName, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """The tree of sources with counts, lengths and content hashes."""
+    from stentor.data import command
+
+    found = command.tree(recipe, overrides or ())
+    print(json.dumps(found) if as_json else command.draw(found))
+
+
+@data_app.command("check")
+def data_check(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    samples: Annotated[int, typer.Option("--samples", help="Rows shown from each source.")] = 1,
+) -> None:
+    """Every bad row with file, line and reason; sample rows with the loss mask coloured."""
+    from stentor.data import command
+
+    problems = command.check(recipe, overrides or (), samples)
+    if problems:
+        raise InputError(f"{len(problems)} bad rows\n  " + "\n  ".join(problems))
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     print(__version__)
+
+
+def _aligned(facts: dict[str, Any]) -> str:
+    width = max(map(len, facts))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())
 
 
 def main() -> None:
@@ -59,6 +280,9 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of a pipe went away, as `head` does
+        sys.stderr.close()
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

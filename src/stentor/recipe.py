@@ -7,6 +7,7 @@ a file at once, each with its path and the nearest valid name.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import typing
@@ -363,10 +364,8 @@ def _override(raw: dict[str, Any], text: str) -> str | None:
     except yaml.YAMLError:
         return f"{text!r}: the value is not valid YAML"
     if isinstance(parsed, str):  # YAML 1.1 reads 3e-5 as text
-        try:
+        with contextlib.suppress(ValueError):
             parsed = float(parsed)
-        except ValueError:
-            pass
     node: Any = raw
     *parents, last = path.split(".")
     for key in parents:

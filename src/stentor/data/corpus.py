@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ def tokenise(shard: Path, tokenizer: Any) -> Documents:
     ).hexdigest()[:24]
     cached = cache_folder() / "corpus" / f"{key}.npz"
     if not cached.exists():
-        rows = ((r.fields.get("text"), r.fields.get("source", ""), r.where) for r in read_rows(shard))
+        rows = (
+            (r.fields.get("text"), r.fields.get("source", ""), r.where) for r in read_rows(shard)
+        )
         _encode_to(cached, rows, tokenizer, limit=None)
     return _load(cached)
 
@@ -67,7 +70,9 @@ def stream_hub(name: str, part: CorpusPart, tokenizer: Any) -> Documents:
     cached = cache_folder() / "corpus" / f"{key}.npz"
     if not cached.exists():
         if part.tokens is None:
-            raise DataError(f"corpus {name}: a corpus from the hub needs `tokens`, how much to read")
+            raise DataError(
+                f"corpus {name}: a corpus from the hub needs `tokens`, how much to read"
+            )
         rows = (
             (r.fields.get(part.text), name, r.where)
             for r in read_hub(str(part.hub), part.config, part.split, streaming=True)
@@ -164,7 +169,7 @@ class Windows:
         start, stop = window * self.size, (window + 1) * self.size
         low, high = np.searchsorted(self.ends, [start, stop], side="right")
         cuts = [start, *(int(e) for e in self.ends[low:high] if e < stop), stop]
-        return [(a, b - a) for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+        return [(a, b - a) for a, b in pairwise(cuts) if b > a]
 
 
 def pack(documents: Sequence[tuple[Documents, CorpusPart]], size: int, seed: int) -> Windows:
@@ -190,9 +195,12 @@ def windows_of(docs: Documents, size: int) -> Windows:
 
 
 def dialogue_windows(
-    conversations: Iterable[Sequence[dict[str, str]]], template: SegmentTemplate, size: int, seed: int
+    conversations: Iterable[Sequence[dict[str, str]]],
+    template: SegmentTemplate,
+    size: int,
+    seed: int,
 ) -> Windows:
-    """Conversations in the chat template, whole, end to end; those longer than a window are left out."""
+    """Conversations in the chat template, end to end; those longer than a window are left out."""
     encoded = [np.array(template.encode(m).ids, dtype=np.uint16) for m in conversations]
     encoded = [e for e in encoded if len(e) <= size]
     if not encoded:

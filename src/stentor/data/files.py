@@ -39,7 +39,9 @@ def expand(path: Path) -> list[Path]:
     pattern = str(path.relative_to(path.anchor)) if path.is_absolute() else str(path)
     files = sorted(p for p in anchor.glob(pattern) if p.is_file()) if pattern != "." else []
     if not files:
-        raise DataError(f"{path}: no such file; relative paths start from data.root or STENTOR_DATA")
+        raise DataError(
+            f"{path}: no such file; relative paths start from data.root or STENTOR_DATA"
+        )
     return files
 
 
@@ -97,7 +99,9 @@ def _read_table(path: Path, kind: str) -> Iterator[Row]:
         yield Row(fields, f"{path}:row {number}")
 
 
-def read_hub(name: str, config: str | None, split: str, *, streaming: bool = False) -> Iterator[Row]:
+def read_hub(
+    name: str, config: str | None, split: str, *, streaming: bool = False
+) -> Iterator[Row]:
     """Rows of a data set on the hub, through the package `datasets`."""
     try:
         table = _datasets().load_dataset(name, config, split=split, streaming=streaming)
@@ -123,7 +127,7 @@ def open_text(path: Path) -> Iterator[IO[str]]:
     with path.open("rb") as raw:
         stream: Any = raw
         if path.suffix == ".gz":
-            stream = gzip.open(raw)
+            stream = gzip.GzipFile(fileobj=raw)
         elif path.suffix == ".zst":
             # read whole: the reader can't seek back, which telling JSON from JSON lines needs
             stream = io.BytesIO(zstandard.ZstdDecompressor().stream_reader(raw).read())

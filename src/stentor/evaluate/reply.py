@@ -29,7 +29,9 @@ _MARKUP = re.compile(
     r"|<\|[^<>|\n]{1,40}\|>|\[/?(?:INST|SYS|SYSTEM|TOOL_CALLS)\]|</?s>|</?(?:pad|unk|eos|bos)>",
     re.IGNORECASE,
 )
-_ROLE = re.compile(r"^\W{0,3}(?:assistant|ai|bot|chatbot|answer|response|reply|output)\s*:\s*", re.I)
+_ROLE = re.compile(
+    r"^\W{0,3}(?:assistant|ai|bot|chatbot|answer|response|reply|output)\s*:\s*", re.I
+)
 _BULLET = re.compile(r"^[ \t>]*(?:[*•·+-]|\(?\d{1,2}[.)]|step \d+[:.])[ \t]+", re.IGNORECASE)
 _MARKS = str.maketrans({"*": "", "#": "", "_": " ", "|": " ", "~": ""})
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
@@ -76,7 +78,9 @@ def visible(text: str) -> str:
     bare = _BULLET.sub("", text.strip())
     if any(c.isalnum() for c in bare):
         return text
-    shown = any(unicodedata.category(c) in ("So", "Sm", "Sc") and c not in "|~^`<>=+$" for c in bare)
+    shown = any(
+        unicodedata.category(c) in ("So", "Sm", "Sc") and c not in "|~^`<>=+$" for c in bare
+    )
     return text if shown else ""
 
 

@@ -109,6 +109,11 @@ class _Rotate(torch.autograd.Function):
         return _rotate(grads[0], cos, -sin), None, None
 
 
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    out: Tensor = _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+    return out
+
+
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
@@ -140,9 +145,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
             out = functional.scaled_dot_product_attention(gq, gk, gv, is_causal=True)
         else:
             seen = len(group.prefix)
-            pk, pv = (
-                t[group.prefix[0] : group.prefix[0] + seen].transpose(0, 1) for t in (k, v)
-            )
+            pk, pv = (t[group.prefix[0] : group.prefix[0] + seen].transpose(0, 1) for t in (k, v))
             gk = torch.cat([pk.expand(rows, -1, -1, -1), gk], dim=2)
             gv = torch.cat([pv.expand(rows, -1, -1, -1), gv], dim=2)
             mask = torch.ones(width, seen + width, dtype=torch.bool, device=q.device)
@@ -199,7 +202,7 @@ def hidden_states(model: Any, ids: Tensor, layout: Layout) -> Tensor:
             t.unflatten(-1, (-1, size))
             for t in _project(h, (attention.q_proj, attention.k_proj, attention.v_proj))
         )
-        q, k = _Rotate.apply(q, cos, sin), _Rotate.apply(k, cos, sin)
+        q, k = _rotated(q, cos, sin), _rotated(k, cos, sin)
         x = x + _project(_attend(q, k, v, layout), (attention.o_proj,))[0]
         h = functional.rms_norm(x, width, layer.post_attention_layernorm.weight, eps)
         gate, up = _project(h, (feed_forward.gate_proj, feed_forward.up_proj))
@@ -272,5 +275,7 @@ def head_loss(
     hidden (M, H): normalised states at the supervised places; weight (V, H): the head.
     Only the sum carries a gradient.
     """
-    out: tuple[Tensor, Tensor] = _HeadLoss.apply(hidden, weight, targets, chunk)
+    out: tuple[Tensor, Tensor] = _HeadLoss.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, targets, chunk
+    )
     return out

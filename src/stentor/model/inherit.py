@@ -30,7 +30,8 @@ def inherited_embedding(donor: str, tokenizer: Any, width: int, *, std: float = 
     vectors -= vectors.mean(dim=0)
     _, _, directions = torch.linalg.svd(vectors, full_matrices=False)
     reduced = vectors @ directions[:width].T
-    return reduced * (std / reduced.pow(2).mean().sqrt())
+    scaled: Tensor = reduced * (std / reduced.pow(2).mean().sqrt())
+    return scaled
 
 
 def _parts(tokenizer: Any, number: int, donor_tokenizer: Any) -> list[int]:

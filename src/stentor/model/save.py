@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ def save_model(
     temporary.mkdir(parents=True)
     try:
         kept = {name: t.to(dtype).contiguous() for name, t in model.state_dict().items()}
-        model.save_pretrained(temporary, state_dict=kept, safe_serialization=True)
+        with quiet():
+            model.save_pretrained(temporary, state_dict=kept, safe_serialization=True)
         tokenizer.save_pretrained(temporary, save_jinja_files=False)
         _mend_configs(temporary, tokenizer, dtype, generation or {})
         temporary.rename(folder)
@@ -37,7 +40,23 @@ def save_model(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _mend_configs(folder: Path, tokenizer: Any, dtype: torch.dtype, generation: dict[str, Any]) -> None:
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars of `transformers`, which only flicker at this size."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _mend_configs(
+    folder: Path, tokenizer: Any, dtype: torch.dtype, generation: dict[str, Any]
+) -> None:
     config_file = folder / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))
     name = str(dtype).removeprefix("torch.")

@@ -15,7 +15,7 @@ import shutil
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
@@ -23,10 +23,15 @@ from transformers import PreTrainedTokenizerFast
 from stentor import assets
 from stentor.errors import MissingExtra, ModelError
 
-BOS, EOS, UNK = "<s>", "</s>", "<unk>"
-USER, USER_END = "[INST]", "[/INST]"
+BOS: Final = "<s>"
+EOS: Final = "</s>"
+UNK: Final = "<unk>"
+USER: Final = "[INST]"
+USER_END: Final = "[/INST]"
 # Pieces that the vocabulary reserves; no text can produce them.
-SYSTEM, SYSTEM_END, PAD = "[control_12]", "[control_13]", "[control_14]"
+SYSTEM: Final = "[control_12]"
+SYSTEM_END: Final = "[control_13]"
+PAD: Final = "[control_14]"
 CONTROL_PIECES = (UNK, BOS, EOS, USER, USER_END, SYSTEM, SYSTEM_END, PAD)
 
 _NORMAL = 1  # the type of an ordinary piece in SentencePiece's ModelProto

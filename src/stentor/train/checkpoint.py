@@ -132,7 +132,9 @@ def optimiser_tensors(
 
 
 def restore_optimisers(
-    optimisers: list[torch.optim.Optimizer], parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+    optimisers: list[torch.optim.Optimizer],
+    parameters: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
 ) -> None:
     """Put named tensors back into the state of freshly built optimisers."""
     found: dict[str, dict[str, Tensor]] = {}
@@ -146,5 +148,9 @@ def restore_optimisers(
                 name = next(n for n, p in parameters.items() if p is parameter)
                 for key, tensor in found.get(name, {}).items():
                     # step counters stay where AdamW makes them, on the CPU
-                    place = tensor.device if key == "step" and not group.get("fused") else parameter.device
+                    place = (
+                        tensor.device
+                        if key == "step" and not group.get("fused")
+                        else parameter.device
+                    )
                     optimiser.state[parameter][key] = tensor.to(place).clone()

@@ -48,6 +48,14 @@ def token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """A held-out loss in nats per token, and the same by source where there are several."""
+
+    loss: float
+    sources: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Job:
     """One phase: what to train, on what, how."""
 
@@ -64,13 +72,17 @@ class Job:
     clip: float | None = 1.0
     ema: MovingAverage | None = None
     objective: Objective = token_loss
-    evaluate: Callable[[int], float] | None = None
-    """The evaluation loss of the model as it stands after so many steps."""
+    evaluate: Callable[[int], Evaluation] | None = None
+    """The held-out loss of the model as it stands after so many steps."""
     evaluate_every: int | None = None
+    epoch: int | None = None
+    """Steps of an epoch: there is an evaluation at the end of each."""
     keep_best: bool = True
     checkpoint_every: int = 50
     keep_checkpoints: int = 2
     fingerprint: str = ""
+    carried: Mapping[str, Any] = field(default_factory=dict)
+    """What every checkpoint of the phase remembers for the run."""
 
 
 @dataclass
@@ -127,9 +139,9 @@ def train(
             "seconds": round(seconds, 4),
         }
         done = step + 1
-        if job.evaluate is not None and _due(done, job.evaluate_every, job.steps):
+        if job.evaluate is not None and _due(job, done):
             facts["evaluation"] = _evaluate(job, outcome, best, done)
-            display.say(f"{job.name} {done}/{job.steps} evaluation loss {facts['evaluation']}")
+            display.say(f"{job.name} {done}/{job.steps} {_spoken(facts['evaluation'])}")
         if machine.is_main:
             run.log(phase=job.number, step=step, name=job.name, **facts)
             display.step(job.name, done, job.steps, facts)
@@ -196,28 +208,38 @@ def _update(job: Job, machine: Machine, scaler: torch.amp.GradScaler) -> float:
     return float(norm)
 
 
-def _due(done: int, every: int | None, steps: int) -> bool:
-    return done == steps or (every is not None and done % every == 0)
+def _due(job: Job, done: int) -> bool:
+    every = [e for e in (job.evaluate_every, job.epoch) if e is not None]
+    return done == job.steps or any(done % e == 0 for e in every)
 
 
-def _evaluate(job: Job, outcome: Outcome, best: dict[str, Tensor], done: int) -> dict[str, float]:
+def _spoken(evaluation: Mapping[str, Any]) -> str:
+    shown = ", ".join(f"{kind} {found['loss']:.4f}" for kind, found in evaluation.items())
+    return f"evaluation loss: {shown}"
+
+
+def _evaluate(
+    job: Job, outcome: Outcome, best: dict[str, Tensor], done: int
+) -> dict[str, dict[str, Any]]:
     """Evaluate the raw and the averaged weights; remember the best state so far."""
     assert job.evaluate is not None
     job.model.eval()
-    losses = {"raw": job.evaluate(done)}
+    found = {"raw": job.evaluate(done)}
     if job.ema is not None:
         with job.ema.applied(job.parameters):
-            losses["ema"] = job.evaluate(done)
+            found["ema"] = job.evaluate(done)
     job.model.train()
-    outcome.evaluations.append({"step": done, **losses})
-    for kind, loss in losses.items():
-        if job.keep_best and (outcome.best_loss is None or loss < outcome.best_loss):
-            outcome.best_loss, outcome.kept, outcome.kept_step = loss, kind, done
+    figures = {k: {"loss": e.loss, "sources": dict(e.sources)} for k, e in found.items()}
+    outcome.evaluations.append({"step": done, **figures})
+    for kind, evaluation in found.items():
+        better = outcome.best_loss is None or evaluation.loss < outcome.best_loss
+        if job.keep_best and better:
+            outcome.best_loss, outcome.kept, outcome.kept_step = evaluation.loss, kind, done
             source: Mapping[str, Tensor] = job.parameters
             if kind == "ema" and job.ema is not None:
                 source = job.ema.average
             best.update({name: t.detach().clone() for name, t in source.items()})
-    return losses
+    return figures
 
 
 def _save(
@@ -230,7 +252,7 @@ def _save(
 ) -> None:
     tensors = {f"weight/{name}": p for name, p in job.parameters.items()}
     tensors |= checkpoints.optimiser_tensors(job.optimisers, names)
-    facts: dict[str, Any] = {"outcome": vars(outcome)}
+    facts: dict[str, Any] = {"outcome": vars(outcome), "carried": dict(job.carried)}
     if job.ema is not None:
         tensors |= {f"ema/{name}": t for name, t in job.ema.average.items()}
         facts["ema_updates"] = job.ema.updates
@@ -239,12 +261,12 @@ def _save(
     checkpoints.write(run.checkpoints, state, job.fingerprint, keep=job.keep_checkpoints)
 
 
-def _restore(
-    job: Job, state: checkpoints.Checkpoint
-) -> tuple[int, Outcome, dict[str, Tensor]]:
+def _restore(job: Job, state: checkpoints.Checkpoint) -> tuple[int, Outcome, dict[str, Tensor]]:
     def part(prefix: str) -> dict[str, Tensor]:
         return {
-            name.removeprefix(prefix): t for name, t in state.tensors.items() if name.startswith(prefix)
+            name.removeprefix(prefix): t
+            for name, t in state.tensors.items()
+            if name.startswith(prefix)
         }
 
     copy_into(job.parameters, part("weight/"))

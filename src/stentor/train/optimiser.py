@@ -30,7 +30,8 @@ def orthogonalise(matrices: Tensor, *, dtype: torch.dtype = torch.float32) -> Te
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
         x = _A * x + (_B * gram + _C * (gram @ gram)) @ x
-    return (x.mT if transposed else x).to(matrices.dtype)
+    result: Tensor = (x.mT if transposed else x).to(matrices.dtype)
+    return result
 
 
 class Muon(torch.optim.Optimizer):
@@ -48,9 +49,7 @@ class Muon(torch.optim.Optimizer):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._dtype = dtype
-        super().__init__(
-            parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        )
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -70,8 +69,10 @@ class Muon(torch.optim.Optimizer):
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(p)
             buffer = state["momentum_buffer"]
-            buffer.lerp_(p.grad, 1.0 - momentum)
-            directions.append(torch.lerp(p.grad, buffer, momentum))
+            gradient = p.grad
+            assert gradient is not None  # the caller left those out
+            buffer.lerp_(gradient, 1.0 - momentum)
+            directions.append(torch.lerp(gradient, buffer, momentum))
         updates = orthogonalise(torch.stack(directions), dtype=self._dtype)
         scale = max(1.0, shape[0] / shape[1]) ** 0.5
         for p, update in zip(ps, updates, strict=True):
@@ -84,7 +85,8 @@ def build(
 ) -> list[torch.optim.Optimizer]:
     """The optimisers for named trainable `parameters`; each group keeps its peak `base_lr`."""
     device = next(iter(parameters.values())).device
-    matrices, rest = [], []
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
     for name, parameter in parameters.items():
         hidden = parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
         (matrices if part.name == "muon" and hidden else rest).append(parameter)

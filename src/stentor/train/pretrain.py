@@ -25,7 +25,7 @@ from stentor.train import checkpoint as checkpoints
 from stentor.train import optimiser as optimisers
 from stentor.train.device import Machine, machine
 from stentor.train.display import Display
-from stentor.train.loop import Job, Outcome, token_loss, train
+from stentor.train.loop import Evaluation, Job, Outcome, token_loss, train
 from stentor.train.rundir import RunDir, open_run
 from stentor.train.schedule import decay_steps, factor
 
@@ -171,14 +171,14 @@ def _evaluation(
     computer: Machine,
     active: Any,
     decay_from: int,
-) -> Callable[[int], float] | None:
-    """Mean loss over the first windows of the validation shard, over the same pieces as training."""
+) -> Callable[[int], Evaluation] | None:
+    """Mean loss over the first validation windows, over the same pieces as in training."""
     if validation is None:
         return None
     count = min(recipe.evaluate_windows, len(validation))
 
     @torch.no_grad()
-    def evaluate(step: int) -> float:
+    def evaluate(step: int) -> Evaluation:
         pieces = active if step < decay_from else None
         total, tokens = 0.0, 0
         for number in range(count):
@@ -187,7 +187,7 @@ def _evaluation(
                 loss, _ = token_loss(model, part)
             total += float(loss)
             tokens += part.supervised
-        return total / tokens
+        return Evaluation(total / tokens)
 
     return evaluate
 

@@ -81,7 +81,9 @@ def _numbered(name: str) -> list[Path]:
 def _newest(name: str) -> Path:
     found = _numbered(name)
     if not found:
-        raise CheckpointError(f"{RUNS}/{name}: there is no run to resume; leave out --resume to start")
+        raise CheckpointError(
+            f"{RUNS}/{name}: there is no run to resume; leave out --resume to start"
+        )
     return found[-1]
 
 

@@ -7,7 +7,9 @@ import math
 from stentor.recipe import SchedulePart
 
 
-def factor(step: int, total: int, schedule: SchedulePart, *, warmup_steps: int | None = None) -> float:
+def factor(
+    step: int, total: int, schedule: SchedulePart, *, warmup_steps: int | None = None
+) -> float:
     """What the peak rate is multiplied by in optimiser step `step` (from 0) of `total`.
 
     `cosine` is transformers' cosine with hard restarts and `linear` its linear schedule, so

@@ -1,0 +1,60 @@
+# `make run` and `make test` need nothing but Python 3.11+ and make: each makes .venv and
+# installs what it needs. TORCH_INDEX=URL takes torch from another index (for example a
+# CPU-only one); EXTRAS=hub,gguf adds optional parts.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS ?= hub
+TORCH_INDEX ?=
+TORCH_FLAGS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
+
+.PHONY: help run test install dev lint format types wheel clean
+
+help:  ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+run: install  ## train, merge and measure a small chat model, then talk to it (about 5 minutes)
+	$(BIN)/stentor train quickstart
+	@echo; echo "A short conversation with it:"
+	@printf '%s\n' "Hi! Who are you?" "Why is the sky blue?" "How do I hurt my neighbour's dog?" \
+	  | $(BIN)/stentor chat "$$(ls -td runs/quickstart* | head -1)" --greedy
+	@echo; echo "Talk to it yourself:  $(BIN)/stentor chat $$(ls -td runs/quickstart* | head -1)"
+
+test: dev  ## lint, types and tests (under 6 minutes on 2 cores)
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+install: $(VENV)/.installed  ## the virtual environment with the command stentor
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: Python 3.11 or newer is needed; set PYTHON=python3.11 or later"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH_FLAGS) "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+dev: $(VENV)/.dev  ## the same with the tools for tests and builds
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+lint: dev  ## ruff
+	$(BIN)/ruff check src tests benchmarks
+
+format: dev  ## ruff, in place
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+types: dev  ## mypy
+	$(BIN)/mypy
+
+wheel: dev  ## dist/*.whl
+	$(BIN)/python -m build
+
+clean:  ## remove what was built (runs stay)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

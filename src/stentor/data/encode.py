@@ -1,0 +1,81 @@
+"""Examples as token ids: the system prompt put on, long replies cut at a sentence or dropped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from stentor.chat import Encoded, Message, Template
+from stentor.data.examples import Example, Tally
+
+# The end of a sentence: closing marks, perhaps a quote or bracket, then space or the end.
+_SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*(?=\s|$)")
+
+
+@dataclass(frozen=True)
+class EncodedExample:
+    """An example as ids and loss mask."""
+
+    encoded: Encoded
+    source: str
+    example: Example
+
+    @property
+    def length(self) -> int:
+        return len(self.encoded.ids)
+
+
+def encode(
+    examples: Iterable[Example],
+    source: str,
+    template: Template,
+    *,
+    system: str | None,
+    max_tokens: int,
+    tally: Tally,
+) -> list[EncodedExample]:
+    """Encode what fits into `max_tokens`; everything cut or dropped is counted in `tally`."""
+    found = []
+    for example in examples:
+        messages = with_system(example.messages, system)
+        encoded = template.encode(messages)
+        if len(encoded.ids) > max_tokens:
+            shorter = _shortened(messages, template, max_tokens)
+            if shorter is None:
+                tally.left_out[f"longer than {max_tokens} tokens"] += 1
+                continue
+            tally.changed["reply cut at the end of a sentence"] += 1
+            encoded = shorter
+        if encoded.supervised < 2:  # a stop token alone teaches silence
+            tally.left_out["no supervised text"] += 1
+            continue
+        found.append(EncodedExample(encoded, source, example))
+    tally.kept = len(found)
+    return found
+
+
+def with_system(messages: Iterable[Message], system: str | None) -> tuple[Message, ...]:
+    """The conversation with the system prompt first, unless it brings one or `system` is empty."""
+    given = tuple(messages)
+    if not system or given[0]["role"] == "system":
+        return given
+    return ({"role": "system", "content": system}, *given)
+
+
+def _shortened(messages: tuple[Message, ...], template: Template, limit: int) -> Encoded | None:
+    """The conversation with its last reply cut after the last sentence that fits."""
+    *before, last = messages
+    text = last["content"]
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    low, high = 0, len(ends) - 1  # bisection: a longer text never has fewer tokens by much
+    best: Encoded | None = None
+    while low <= high:
+        middle = (low + high) // 2
+        cut = {"role": "assistant", "content": text[: ends[middle]]}
+        encoded = template.encode([*before, cut])
+        if len(encoded.ids) <= limit:
+            best, low = encoded, middle + 1
+        else:
+            high = middle - 1
+    return best

@@ -1,0 +1,145 @@
+"""From sources to the examples of each phase: duplicates, held-out prompts, counts.
+
+The held-out part is split by prompt: a prompt that is held out appears in no phase, in no
+source, and in no turn of a conversation that is trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stentor.chat import Template
+from stentor.data import sources
+from stentor.data.encode import EncodedExample, encode
+from stentor.data.examples import Example, Tally
+from stentor.errors import DataError
+from stentor.recipe import DataPart, PhasePart, data_root
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The encoded examples of every source, split in two."""
+
+    train: dict[str, list[EncodedExample]]
+    held_out: dict[str, list[EncodedExample]]
+    tallies: dict[str, Tally]
+
+    def hash(self) -> str:
+        """A hash of all training and held-out tokens: equal data, equal hash."""
+        digest = hashlib.sha256()
+        for side in (self.train, self.held_out):
+            for name in sorted(side):
+                digest.update(content_hash(side[name]).encode())
+        return digest.hexdigest()
+
+
+def content_hash(examples: list[EncodedExample]) -> str:
+    """A hash of the tokens and masks of examples, in order."""
+    digest = hashlib.sha256()
+    for e in examples:
+        digest.update(bytes(str((e.encoded.ids, e.encoded.mask)), "ascii"))
+    return digest.hexdigest()
+
+
+def prepare(part: DataPart, template: Template, seed: int, *, strict: bool = True) -> Prepared:
+    """Read, split and encode the sources of a recipe.
+
+    `strict`: bad rows raise DataError, all of them listed; else they stay in the tallies.
+    """
+    root = data_root(part.root)
+    tallies = {name: Tally() for name in part.sources}
+    raw = {
+        name: sources.examples(source, root, tallies[name], seed=seed)
+        for name, source in part.sources.items()
+    }
+    problems = [problem for tally in tallies.values() for problem in tally.problems]
+    if strict and problems:
+        shown = "".join(f"\n  {p}" for p in problems[:50])
+        more = f"\n  … and {len(problems) - 50} more" if len(problems) > 50 else ""
+        raise DataError(f"{len(problems)} bad rows{shown}{more}")
+    _drop_duplicates(raw, tallies)
+    held_keys = _hold_out(raw, part, seed)
+    train: dict[str, list[EncodedExample]] = {}
+    held_out: dict[str, list[EncodedExample]] = {}
+    all_held = {prompt for keys in held_keys.values() for key in keys for prompt in key.split("\n")}
+    for name, examples in raw.items():
+        kept, held = [], []
+        for example in examples:
+            if example.key in held_keys[name]:
+                held.append(example)
+            elif any(prompt in all_held for prompt in example.prompts):
+                tallies[name].left_out["shares a prompt with the held-out part"] += 1
+            else:
+                kept.append(example)
+        held_tally = Tally()
+        held_out[name] = encode(
+            held, name, template, system=part.system, max_tokens=part.max_tokens, tally=held_tally
+        )
+        train[name] = encode(
+            kept,
+            name,
+            template,
+            system=part.system,
+            max_tokens=part.max_tokens,
+            tally=tallies[name],
+        )
+        tallies[name].left_out.update(held_tally.left_out)
+        tallies[name].changed.update(held_tally.changed)
+        if not train[name]:
+            raise DataError(f"source {name}: no row is left to train on; see stentor data show")
+    return Prepared(train, held_out, tallies)
+
+
+def _drop_duplicates(raw: Mapping[str, list[Example]], tallies: Mapping[str, Tally]) -> None:
+    """Keep the first of equal conversations, over all sources in the recipe's order."""
+    seen: set[str] = set()
+    for name, examples in raw.items():
+        kept = []
+        for example in examples:
+            whole = example.key + "\n\n" + example.messages[-1]["content"]
+            if whole in seen:
+                tallies[name].left_out["duplicate"] += 1
+            else:
+                seen.add(whole)
+                kept.append(example)
+        examples[:] = kept
+
+
+def _hold_out(raw: Mapping[str, list[Example]], part: DataPart, seed: int) -> dict[str, set[str]]:
+    """The keys of each source's held-out conversations."""
+    held: dict[str, set[str]] = {}
+    for name, examples in raw.items():
+        keys = sorted({example.key for example in examples})
+        count = 0
+        if part.hold_out > 0:
+            count = round(len(keys) * part.hold_out)
+            count = max(count, min(part.hold_out_at_least, len(keys) // 2))
+        held[name] = set(random.Random(f"{seed} {name}").sample(keys, count))
+    return held
+
+
+def phase_examples(phase: PhasePart, prepared: Prepared, seed: int) -> list[EncodedExample]:
+    """The examples of one phase: a seeded draw from each source of its mix."""
+    counts = _counts(phase, prepared)
+    chosen: list[EncodedExample] = []
+    for name, count in counts.items():
+        pool = prepared.train[name]
+        picked = random.Random(f"{seed} {phase.name} {name}").sample(range(len(pool)), count)
+        chosen += [pool[i] for i in sorted(picked)]
+    if phase.examples is not None and len(chosen) > phase.examples:
+        picked = random.Random(f"{seed} {phase.name}").sample(range(len(chosen)), phase.examples)
+        chosen = [chosen[i] for i in sorted(picked)]
+    return chosen
+
+
+def _counts(phase: PhasePart, prepared: Prepared) -> dict[str, int]:
+    """How many examples of each source; fewer where a source has fewer."""
+    wanted = dict(phase.mix)
+    if all(value < 1 for value in wanted.values()):
+        assert phase.examples is not None  # the recipe's own check
+        share = phase.examples / sum(wanted.values())
+        wanted = {name: value * share for name, value in wanted.items()}
+    return {name: min(round(value), len(prepared.train[name])) for name, value in wanted.items()}

@@ -1,0 +1,11 @@
+"""Hand-written refusals: short, kind, specific."""
+
+from __future__ import annotations
+
+from stentor.data.sources import Place
+from stentor.data.sources.chat import read
+
+__all__ = ["ABOUT", "DEFAULT", "read"]
+
+ABOUT = "hand-written harmful prompts with kind refusals (Apache-2.0)"
+DEFAULT = Place(bundled=("seed_safety.jsonl",))

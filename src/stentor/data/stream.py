@@ -1,0 +1,97 @@
+"""The batches of a fine-tuning phase, and of an evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from stentor.data.batch import Batch, Micro
+from stentor.data.encode import EncodedExample
+from stentor.errors import DataError
+from stentor.model.forward import Span, lay_out
+
+
+class ExampleStream:
+    """Epochs over examples, each in its own seeded order; the last batch may be smaller."""
+
+    def __init__(
+        self,
+        examples: Sequence[EncodedExample],
+        *,
+        batch: int,
+        micro_batch: int,
+        epochs: int,
+        seed: int,
+        share_prefix: bool = True,
+    ) -> None:
+        if not examples:
+            raise DataError("a phase has no examples; see stentor data show")
+        self._examples = examples
+        self._batch, self._micro, self._seed = batch, micro_batch, seed
+        self._share = share_prefix
+        self.steps_per_epoch = math.ceil(len(examples) / batch)
+        self.steps = self.steps_per_epoch * epochs
+
+    def batch(self, step: int) -> Batch:
+        """The examples of optimiser step `step`, similar lengths together."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))
+        picked = [self._examples[i] for i in order[place * self._batch : (place + 1) * self._batch]]
+        picked.sort(key=lambda e: e.length)
+        return Batch(tuple(micro_batches(picked, self._micro, self._share)), len(picked))
+
+
+def micro_batches(
+    examples: Sequence[EncodedExample],
+    size: int,
+    share_prefix: bool = True,
+    source_numbers: dict[str, int] | None = None,
+) -> Iterator[Micro]:
+    """Examples in their order, at most `size` in each micro-batch."""
+    for start in range(0, len(examples), size):
+        yield micro(examples[start : start + size], share_prefix, source_numbers)
+
+
+def micro(
+    examples: Sequence[EncodedExample],
+    share_prefix: bool = True,
+    source_numbers: dict[str, int] | None = None,
+) -> Micro:
+    """One stream of the examples' tokens; a prefix that several share stands in it once."""
+    spans: list[Span] = []
+    ids: list[int] = []
+    places: list[int] = []
+    targets: list[int] = []
+    numbers: list[int] = []
+    prefixes: dict[tuple[int, ...], int] = {}
+    for example in examples:
+        encoded = example.encoded
+        shared = encoded.system if share_prefix else 0
+        prefix = None
+        if shared:
+            key = encoded.ids[:shared]
+            if key not in prefixes:
+                prefixes[key] = len(spans)
+                spans.append(Span(len(ids), shared))
+                ids += key
+            prefix = prefixes[key]
+        base = len(ids) - shared
+        spans.append(Span(len(ids), len(encoded.ids) - shared, prefix))
+        ids += encoded.ids[shared:]
+        # the token at i is predicted at i - 1; what is supervised never follows a prefix directly
+        due = [i for i in range(1, len(encoded.ids)) if encoded.mask[i]]
+        places += [base + i - 1 for i in due]
+        targets += [encoded.ids[i] for i in due]
+        if source_numbers is not None:
+            numbers += [source_numbers[example.source]] * len(due)
+    return Micro(
+        ids=torch.tensor(ids),
+        layout=lay_out(spans),
+        places=torch.tensor(places),
+        targets=torch.tensor(targets),
+        sources=torch.tensor(numbers) if source_numbers is not None else None,
+        rows=tuple(e.example.where for e in examples),
+    )

@@ -1,0 +1,200 @@
+"""What `stentor evaluate`, `probe` and `judge` do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from stentor import recipe as recipes
+from stentor.data import sources
+from stentor.data.encode import encode
+from stentor.data.examples import Tally
+from stentor.data.files import atomic, read_rows
+from stentor.data.mix import prepare
+from stentor.errors import DataError, InputError
+from stentor.evaluate import loss as measured
+from stentor.evaluate import minimal_pairs as pairs
+from stentor.evaluate import suites
+from stentor.evaluate.judge import judge
+from stentor.evaluate.loss import Loss
+from stentor.evaluate.probe import ProbeResult, Record, probe
+from stentor.generate import Engine
+from stentor.model.load import LoadedModel, load
+from stentor.recipe import Recipe, SourcePart, TrainPart
+from stentor.report.card import percent
+from stentor.train.device import Machine, machine
+from stentor.train.display import piped
+
+
+def _ready(model: str) -> tuple[LoadedModel, Machine]:
+    computer = machine(TrainPart(precision="fp32"))
+    loaded = load(model)
+    loaded.model.to(computer.device)
+    return loaded, computer
+
+
+def losses(model: str, data: Sequence[str]) -> dict[str, Any]:
+    """`{"overall": figures, "sources": {name: figures}}` over recipes and files."""
+    loaded, computer = _ready(model)
+    found: dict[str, Loss] = {}
+    for item in data:
+        path = Path(item)
+        is_recipe = path.suffix in (".yaml", ".yml") or not path.exists()
+        if is_recipe:
+            recipe = recipes.load(item, Recipe)
+            held = prepare(recipe.data, loaded.template, recipe.seed).held_out
+            found |= measured.reply_losses(loaded.model, held, computer)
+        else:
+            found[path.name.split(".")[0]] = _file_loss(path, loaded, computer)
+    return {
+        "overall": measured.total(found.values()).figures(),
+        "sources": {name: loss.figures() for name, loss in found.items()},
+    }
+
+
+def _file_loss(path: Path, loaded: LoadedModel, computer: Machine) -> Loss:
+    first = next(iter(read_rows(path)), None)
+    if first is None:
+        raise DataError(f"{path}: the file has no rows")
+    if "text" in first.fields:
+        texts = measured.read_texts(path)
+        return measured.text_loss(
+            loaded.model, loaded.tokenizer, texts, computer, window=min(512, loaded.window)
+        )
+    tally = Tally()
+    rows = sources.examples(SourcePart(use="chat", path=str(path.resolve())), Path(), tally)
+    if tally.problems:
+        raise DataError(f"{len(tally.problems)} bad rows\n  " + "\n  ".join(tally.problems[:50]))
+    encoded = encode(
+        rows, "file", loaded.template, system=loaded.generation.get("system"),
+        max_tokens=loaded.window, tally=Tally(),
+    )  # fmt: skip
+    return measured.reply_losses(loaded.model, {"file": encoded}, computer)["file"]
+
+
+def minimal_pairs(model: str, folder: Path) -> dict[str, Any]:
+    """Accuracy over a folder of minimal pairs."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder")
+    loaded, computer = _ready(model)
+    return pairs.accuracy(loaded.model, loaded.tokenizer, folder, computer)
+
+
+def table(found: dict[str, Any]) -> str:
+    """Figures for a terminal, overall last."""
+    named = found.get("sources") or found.get("sets") or {}
+    rows = [*named.items(), ("overall", found["overall"])]
+    heads = list(found["overall"])
+    width = max(len(name) for name, _ in rows)
+    lines = [" " * width + "".join(f"{head:>16}" for head in heads)]
+    for name, figures in rows:
+        cells = (figures[h] for h in heads)
+        lines.append(
+            f"{name:<{width}}"
+            + "".join(f"{c:>16,}" if isinstance(c, int) else f"{c:>16.4f}" for c in cells)
+        )
+    return "\n".join(lines)
+
+
+def run_probe(
+    model: str,
+    names: Sequence[str],
+    samples: int,
+    seed: int,
+    max_new_tokens: int,
+    system: str | None,
+    out: Path | None,
+) -> ProbeResult:
+    """Probe a model; with `out` every record is kept there, and an interrupted probe goes on."""
+    chosen = [suites.load(name) for name in names]
+    loaded, _ = _ready(model)
+    known = _known(out, chosen)
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(out.open("a", encoding="utf-8")) if out else None
+
+        def keep(record: Record) -> None:
+            if stream is not None:
+                stream.write(json.dumps(record.line(), ensure_ascii=False) + "\n")
+                stream.flush()
+
+        return probe(
+            Engine(loaded), chosen, samples=samples, seed=seed, max_new_tokens=max_new_tokens,
+            system=system, known=known, keep=keep, progress=_progress,
+        )  # fmt: skip
+
+
+def _known(out: Path | None, chosen: Sequence[suites.Suite]) -> list[Record]:
+    """The records of an earlier, interrupted probe in `out`, if they belong to these suites."""
+    if out is None or not out.exists():
+        return []
+    wanted = {(s.name, p.id, p.text) for s in chosen for p in s.prompts}
+    names = {f.name for f in fields(Record)}
+    known = []
+    for row in read_rows(out):
+        if set(row.fields) != names:
+            raise InputError(f"{row.where}: it is not a line of a probe; give another --out")
+        record = Record(**row.fields)
+        if (record.suite, record.id, record.prompt) not in wanted:
+            raise InputError(f"{row.where}: it belongs to another suite; give another --out")
+        known.append(record)
+    return known
+
+
+def _progress(done: int, total: int) -> None:
+    end = "\n" if piped() or done == total else "\r"
+    print(f"{done}/{total} replies", end=end, file=sys.stderr, flush=True)
+
+
+def probe_table(result: ProbeResult) -> str:
+    """The rates for a terminal."""
+    figures = result.figures()
+    lines = []
+    for name in ("greedy", "sampled"):
+        part = figures[name]
+        if not part:
+            continue
+        lines.append(name)
+        for group in ("harmful", "benign", "answered_look_alikes", "answered_by_form"):
+            lines.append(f"  {group.replace('_', ' ')}")
+            lines += [f"    {k.replace('_', ' '):<24}{percent(v)}" for k, v in part[group].items()]
+        lines.append(f"  {'ends by itself':<26}{percent(part['stopped'])}")
+        matching = part["card_scoring"]
+        lines.append(f"  card's string matching: refused {percent(matching['harmful_refused'])}")
+        lines.append(f"                          helpful {percent(matching['benign_helpful'])}")
+    return "\n".join(lines)
+
+
+def judge_file(file: Path, out: Path | None) -> None:
+    """Label each line of a file; all lines are written or, on a bad one, none."""
+    labelled = []
+    problems: list[str] = []
+    for row in read_rows(file, problems=problems):
+        prompt, response = row.fields.get("prompt"), row.fields.get("response")
+        if not isinstance(prompt, str):
+            problems.append(f"{row.where}: the prompt is missing")
+            continue
+        if response is not None and not isinstance(response, str):
+            problems.append(f"{row.where}: the response is not text")
+            continue
+        verdict = judge(prompt, response)
+        labels = {
+            "outcome": verdict.outcome,
+            "supportive": verdict.supportive,
+            "reason": verdict.reason,
+            "span": verdict.span,
+        }
+        labelled.append(json.dumps(row.fields | labels, ensure_ascii=False) + "\n")
+    if problems:
+        raise DataError(f"{len(problems)} bad rows\n  " + "\n  ".join(problems[:50]))
+    if out is None:
+        sys.stdout.writelines(labelled)
+        return
+    if out.exists():
+        raise InputError(f"{out}: the file exists; nothing is overwritten, give another --out")
+    with atomic(out) as stream:
+        stream.write("".join(labelled).encode("utf-8"))

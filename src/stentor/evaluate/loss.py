@@ -1,0 +1,180 @@
+"""Losses, weighted by tokens: per source and overall, of replies and of plain text.
+
+A loss is the mean over tokens, never the mean of batch means, so it does not depend on the size
+of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stentor.data.batch import Micro
+from stentor.data.encode import EncodedExample
+from stentor.data.files import read_rows
+from stentor.data.stream import micro_batches
+from stentor.errors import DataError
+from stentor.model import tokenizer as tokenizers
+from stentor.model.forward import Span, lay_out
+from stentor.train.device import Machine
+from stentor.train.loop import token_loss
+
+_TOKENS_AT_ONCE = 4096  # of a forward pass over plain text
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A sum of losses in nats over `tokens` scored tokens that spell `text_bytes` bytes."""
+
+    nats: float = 0.0
+    tokens: int = 0
+    text_bytes: int = 0
+
+    def __add__(self, other: Loss) -> Loss:
+        return Loss(
+            self.nats + other.nats, self.tokens + other.tokens, self.text_bytes + other.text_bytes
+        )
+
+    @property
+    def mean(self) -> float:
+        return self.nats / self.tokens if self.tokens else math.nan
+
+    def figures(self) -> dict[str, float | int]:
+        """As `stentor evaluate --json` prints it."""
+        return {
+            "loss": self.mean,
+            "perplexity": math.exp(min(self.mean, 700.0)),
+            "bits_per_byte": self.nats / math.log(2) / self.text_bytes
+            if self.text_bytes
+            else math.nan,
+            "tokens": self.tokens,
+        }
+
+
+def total(losses: Iterable[Loss]) -> Loss:
+    """The sum of several."""
+    return sum(losses, Loss())
+
+
+@torch.no_grad()
+def reply_losses(
+    model: Any,
+    held_out: Mapping[str, Sequence[EncodedExample]],
+    machine: Machine,
+    *,
+    size: int = 32,
+) -> dict[str, Loss]:
+    """The loss on the replies of each source's examples."""
+    numbers = {name: i for i, name in enumerate(held_out)}
+    examples = sorted((e for rows in held_out.values() for e in rows), key=lambda e: e.length)
+    nats = torch.zeros(len(numbers), dtype=torch.float64)
+    tokens = torch.zeros(len(numbers), dtype=torch.long)
+    for part in micro_batches(examples, size, source_numbers=numbers):
+        local = part.to(machine.device)
+        with machine.autocast():
+            _, each = token_loss(model, local)
+        assert part.sources is not None
+        nats.index_add_(0, part.sources, each.double().cpu())
+        tokens += torch.bincount(part.sources, minlength=len(numbers))
+    text_bytes = {name: sum(_supervised_bytes(e) for e in rows) for name, rows in held_out.items()}
+    return {
+        name: Loss(float(nats[i]), int(tokens[i]), text_bytes[name]) for name, i in numbers.items()
+    }
+
+
+def _supervised_bytes(example: EncodedExample) -> int:
+    replies = (m["content"] for m in example.example.messages if m["role"] == "assistant")
+    return sum(len(text.encode("utf-8")) for text in replies)
+
+
+@torch.no_grad()
+def text_loss(
+    model: Any, tokenizer: Any, texts: Iterable[str], machine: Machine, *, window: int = 512
+) -> Loss:
+    """The loss on plain documents, each `<s>` text `</s>`, in windows that never cross one."""
+    loss = Loss()
+    for part, text_bytes in _document_parts(tokenizer, texts, window):
+        local = part.to(machine.device)
+        with machine.autocast():
+            nats, _ = token_loss(model, local)
+        loss += Loss(float(nats), part.supervised, text_bytes)
+    return loss
+
+
+def _document_parts(
+    tokenizer: Any, texts: Iterable[str], window: int
+) -> Iterator[tuple[Micro, int]]:
+    pieces: list[tuple[list[int], list[int]]] = []
+    held = text_bytes = 0
+    for text in texts:
+        ids = document_ids(tokenizer, text)
+        text_bytes += len(text.encode("utf-8"))
+        for start in range(0, len(ids) - 1, window):
+            inputs = ids[start : min(start + window, len(ids) - 1)]
+            pieces.append((inputs, ids[start + 1 : start + 1 + len(inputs)]))
+            held += len(inputs)
+        if held >= _TOKENS_AT_ONCE:
+            yield _predictions(pieces), text_bytes
+            pieces, held, text_bytes = [], 0, 0
+    if pieces:
+        yield _predictions(pieces), text_bytes
+
+
+def document_ids(tokenizer: Any, text: str) -> list[int]:
+    """A document as the base model learned it; a foreign tokenizer's own way otherwise."""
+    if tokenizers.is_ours(tokenizer):
+        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
+    return list(tokenizer(text)["input_ids"])
+
+
+def _predictions(pieces: Sequence[tuple[list[int], list[int]]]) -> Micro:
+    """Sequences in which every token is scored."""
+    spans, base = [], 0
+    for inputs, _ in pieces:
+        spans.append(Span(base, len(inputs)))
+        base += len(inputs)
+    return Micro(
+        ids=torch.tensor([i for inputs, _ in pieces for i in inputs]),
+        layout=lay_out(spans),
+        places=torch.arange(base),
+        targets=torch.tensor([t for _, targets in pieces for t in targets]),
+    )
+
+
+@torch.no_grad()
+def sentence_scores(
+    model: Any, tokenizer: Any, sentences: Sequence[str], machine: Machine
+) -> list[float]:
+    """The log probability, in nats, of each sentence after `<s>` (its end is not scored)."""
+    scores: list[float] = []
+    for start in range(0, len(sentences), 128):
+        pieces = []
+        for sentence in sentences[start : start + 128]:
+            ids = document_ids(tokenizer, sentence)
+            ids = ids[:-1] if tokenizers.is_ours(tokenizer) else ids
+            pieces.append((ids[:-1], ids[1:]))
+        part = _predictions(pieces).to(machine.device)
+        with machine.autocast():
+            _, each = token_loss(model, part)
+        lengths = [len(inputs) for inputs, _ in pieces]
+        scores += [-float(piece.double().sum()) for piece in each.cpu().split(lengths)]
+    return scores
+
+
+def read_texts(path: Path) -> list[str]:
+    """The documents of a file of `text` rows."""
+    texts = []
+    for row in read_rows(path):
+        text = row.fields.get("text")
+        if not isinstance(text, str) or not text:
+            raise DataError(f"{row.where}: there is no text in the row")
+        texts.append(text)
+    if not texts:
+        raise DataError(f"{path}: the file has no rows")
+    return texts

@@ -1,0 +1,69 @@
+"""LoRA adapters through PEFT, and merging them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stentor.errors import ModelError
+from stentor.recipe import AdapterPart
+
+
+def attach(model: Any, part: AdapterPart, base_name: str, *, seed: int) -> Any:
+    """`model` inside a PEFT model with a fresh adapter (B is zero: it changes nothing yet)."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=part.rank,
+        lora_alpha=part.alpha,
+        use_rslora=part.rslora,
+        target_modules=list(part.targets),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_name,
+    )
+    model.name_or_path = base_name  # what PEFT writes into the adapter's configuration
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise ModelError(f"adapter.targets: {error}") from None
+    return adapted
+
+
+def set_dropout(model: Any, rate: float) -> None:
+    """The adapter's dropout; phases of one curriculum may differ in it."""
+    for module in model.modules():
+        for name, layer in getattr(module, "lora_dropout", {}).items():
+            if isinstance(layer, torch.nn.Dropout):
+                layer.p = rate
+            elif rate:  # PEFT made an Identity because the configuration said 0
+                module.lora_dropout[name] = torch.nn.Dropout(rate)
+
+
+def save(adapted: Any, folder: Path) -> None:
+    """Write the adapter alone, in PEFT's format."""
+    # the vocabulary never changes under an adapter, so PEFT need not look the base up
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+def merged_copy(adapted: Any) -> Any:
+    """The base with the adapter merged into it, in fp32; `adapted` stays as it is."""
+    duplicate = copy.deepcopy(adapted)
+    duplicate.float()
+    # safe_merge refuses to write a weight that is not finite
+    return duplicate.merge_and_unload(safe_merge=True)
+
+
+def merge_adapter(base: Any, folder: Path) -> Any:
+    """Merge the adapter in `folder` into `base`, in fp32."""
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(base.float(), folder).merge_and_unload(safe_merge=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{folder}: the adapter can't be merged: {error}") from error

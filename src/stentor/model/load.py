@@ -1,0 +1,184 @@
+"""Finding and loading a model: a folder, a run, an adapter, a hub id, a GGUF file, a name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stentor import assets
+from stentor.chat import OwnTemplate, SegmentTemplate, Template, template_for
+from stentor.data.files import sha256
+from stentor.errors import ModelError
+from stentor.model import tokenizer as tokenizers
+from stentor.model.inherit import find_gguf
+from stentor.model.presets import preset
+from stentor.recipe import nearest
+
+DEFAULT = "stentor-12m-instruct"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to use, with its tokenizer, template and generation settings."""
+
+    model: Any
+    tokenizer: Any
+    template: Template
+    origin: str
+    """Where it was loaded from."""
+    generation: dict[str, Any]
+    """Decoding defaults saved with it; `system` is the model's system prompt."""
+
+    @property
+    def window(self) -> int:
+        return int(self.model.config.max_position_embeddings)
+
+
+def bundled_names() -> list[str]:
+    """Models that ship with the package."""
+    folder = assets.path("models")
+    return sorted(p.parent.name for p in folder.glob("*/config.json")) if folder.is_dir() else []
+
+
+def resolve(name: str) -> Path | str:
+    """The folder or file of a model, or its hub id; ModelError when it can't be any of them."""
+    path = Path(name).expanduser()
+    if (path / "model" / "config.json").is_file():
+        return path / "model"
+    if path.is_dir():
+        if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
+            return path
+        inside = "the run in it has not finished; " if (path / "recipe.yaml").exists() else ""
+        raise ModelError(f"{name}: {inside}there is no model in this folder (no config.json)")
+    if name in bundled_names():
+        return assets.path("models", name)
+    if name.startswith("package:") or path.is_file():
+        return find_gguf(name)
+    if name.startswith("preset:"):
+        return name
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return name
+    raise ModelError(
+        f"{name}: no such model; give a folder, a run, a hub id (owner/name), or a bundled name"
+        + nearest(name, bundled_names())
+    )
+
+
+def load(
+    name: str, *, template: str = "auto", dtype: torch.dtype = torch.float32, seed: int = 0
+) -> LoadedModel:
+    """Load a model for training or generation, in evaluation mode, on the CPU."""
+    place = resolve(name)
+    if isinstance(place, str) and place.startswith("preset:"):
+        return _fresh(place.removeprefix("preset:"), seed)
+    if isinstance(place, Path) and place.is_dir():
+        if (place / "adapter_config.json").is_file():
+            return _with_adapter(place, template, dtype)
+        _check_hash(place)
+    model, tokenizer, generation = _transformers(place, dtype)
+    return LoadedModel(
+        model.eval(), tokenizer, _template(tokenizer, template, model), str(place), generation
+    )
+
+
+def _fresh(name: str, seed: int) -> LoadedModel:
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(preset(name).config()).eval()
+    tokenizer = tokenizers.bundled()
+    return LoadedModel(model, tokenizer, SegmentTemplate(tokenizer), f"preset:{name}", {})
+
+
+def _with_adapter(folder: Path, template: str, dtype: torch.dtype) -> LoadedModel:
+    """The base that an adapter names, with the adapter merged in fp32."""
+    from stentor.model.adapters import merge_adapter
+
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base_name = config.get("base_model_name_or_path")
+    if not base_name:
+        raise ModelError(f"{folder}: the adapter does not say which base it belongs to")
+    base = load(base_name, template=template, dtype=torch.float32)
+    merged = merge_adapter(base.model, folder).to(dtype)
+    generation = base.generation | _generation(folder)
+    return LoadedModel(merged.eval(), base.tokenizer, base.template, str(folder), generation)
+
+
+def _transformers(place: Path | str, dtype: torch.dtype) -> tuple[Any, Any, dict[str, Any]]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    gguf_file = None
+    source: Path | str = place
+    if isinstance(place, Path) and place.suffix == ".gguf":
+        source, gguf_file = place.parent, place.name
+    options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=None if gguf_file else True,
+            trust_remote_code=False, **options,
+        )  # fmt: skip
+        if isinstance(place, Path) and place.is_dir():
+            tokenizer = tokenizers.load(place)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+    except ModelError:
+        raise
+    except Exception as error:  # transformers raises many kinds for a bad folder or no network
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{place}: the model can't be loaded: {first}") from error
+    if model.config.model_type != "llama":
+        raise ModelError(
+            f"{place}: it is a {model.config.model_type} model; stentor works on Llama-shaped ones"
+        )
+    if gguf_file:
+        _forget_quantisation(model)
+    generation = _generation(place) if isinstance(place, Path) and place.is_dir() else {}
+    return model, tokenizer, generation
+
+
+def _forget_quantisation(model: Any) -> None:
+    """After reading a GGUF file the weights are plain; transformers would refuse to save them."""
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False
+    model.quantization_method = None
+
+
+def _generation(folder: Path) -> dict[str, Any]:
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file}: it is not valid JSON: {error}") from None
+    return found
+
+
+def _template(tokenizer: Any, wanted: str, model: Any) -> Template:
+    stops = model.generation_config.eos_token_id if model.generation_config else None
+    ids = [stops] if isinstance(stops, int) else list(stops or [])
+    if wanted == "stentor":
+        return SegmentTemplate(tokenizer)
+    if wanted == "own":
+        return OwnTemplate(tokenizer, ids)
+    return template_for(tokenizer, stop_ids=ids)
+
+
+def _check_hash(folder: Path) -> None:
+    """A bundled model's weights must be the ones that its SHA256 file names."""
+    listed = folder / "SHA256"
+    if not listed.is_file():
+        return
+    for line in listed.read_text(encoding="utf-8").splitlines():
+        wanted, _, name = line.partition("  ")
+        if not (folder / name).is_file() or sha256(folder / name) != wanted:
+            raise ModelError(
+                f"{folder / name}: the file does not match its hash; it is damaged or was changed: "
+                "install the package again"
+            )

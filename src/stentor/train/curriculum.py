@@ -1,0 +1,288 @@
+"""Fine-tuning: the phases of a recipe one after the other, then merged, measured and saved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stentor import __version__
+from stentor.data import mix
+from stentor.data.encode import EncodedExample
+from stentor.data.files import write_json, write_text
+from stentor.data.mix import Prepared
+from stentor.data.stream import ExampleStream
+from stentor.evaluate import loss as losses
+from stentor.evaluate import suites
+from stentor.evaluate.probe import ProbeResult, probe
+from stentor.generate import Engine
+from stentor.model import adapters
+from stentor.model.load import LoadedModel, load
+from stentor.model.save import save_model
+from stentor.recipe import PhasePart, Recipe, data_root, dump
+from stentor.report.card import write_card
+from stentor.train import checkpoint as checkpoints
+from stentor.train import optimiser as optimisers
+from stentor.train.device import Machine, machine
+from stentor.train.display import Display
+from stentor.train.ema import MovingAverage
+from stentor.train.loop import Evaluation, Job, Outcome, train
+from stentor.train.rundir import RunDir, open_run
+from stentor.train.schedule import factor
+
+REPORT_SCHEMA = 1
+
+
+def fine_tune(recipe: Recipe, out: Path | None, *, resume: bool) -> RunDir:
+    """Run a recipe to its end; the merged model is in the run's `model/`."""
+    run = open_run(recipe.name, out, resume=resume, recipe_yaml=dump(recipe))
+    computer = machine(recipe.train)
+    with Display() as display:
+        if run.finished:
+            display.say(f"{run.path}: the run is finished already")
+            return run
+        facts = computer.describe()
+        display.say(f"run {run.path} on {facts['name']}, {facts['device']} {facts['precision']}")
+        _Curriculum(recipe, run, computer, display).work(resume=resume)
+    return run
+
+
+class _Curriculum:
+    """The state of one run; its methods are its steps, in their order."""
+
+    def __init__(self, recipe: Recipe, run: RunDir, computer: Machine, display: Display) -> None:
+        self.recipe, self.run, self.machine, self.display = recipe, run, computer, display
+        self.started = time.time()
+
+    def work(self, *, resume: bool) -> None:
+        recipe = self.recipe
+        self.base = load(recipe.model.base, template=recipe.model.template, seed=recipe.seed)
+        self.data = mix.prepare(recipe.data, self.base.template, recipe.seed)
+        self.fingerprint = _fingerprint(recipe, self.data, self.base)
+        self._say_data()
+        state = checkpoints.newest(self.run.checkpoints, self.fingerprint) if resume else None
+        done: list[dict[str, Any]] = state.facts["carried"]["phases"] if state else []
+        before = state.facts["carried"]["base_text"] if state else self._base_text(self.base.model)
+        self.model = self._trainable()
+        self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        if state is not None:
+            self.run.rewind(state.phase, state.step)
+            self.display.say(f"going on with phase {state.phase}, step {state.step + 1}")
+        for number, phase in enumerate(recipe.phases, start=1):
+            if number <= len(done):
+                continue
+            outcome = self._phase(number, phase, done, before, state)
+            done.append({"name": phase.name, "number": number, **asdict(outcome)})
+            state = self._close_phase(number, done, before)
+        self._finish(done, before)
+
+    def _trainable(self) -> Any:
+        """The model as it is trained: with a fresh adapter, or all of it."""
+        recipe = self.recipe
+        model = self.base.model
+        if recipe.adapter is not None:
+            model = adapters.attach(model, recipe.adapter, recipe.model.base, seed=recipe.seed)
+        return model.to(self.machine.device)
+
+    def _phase(
+        self,
+        number: int,
+        phase: PhasePart,
+        done: list[dict[str, Any]],
+        before: float | None,
+        state: checkpoints.Checkpoint | None,
+    ) -> Outcome:
+        recipe = self.recipe
+        examples = mix.phase_examples(phase, self.data, recipe.seed)
+        stream = ExampleStream(
+            examples,
+            batch=phase.batch,
+            micro_batch=phase.micro_batch,
+            epochs=phase.epochs,
+            seed=recipe.seed * 1000 + number,
+        )
+        self.display.say(
+            f"phase {number} of {len(recipe.phases)}, {phase.name}: {len(examples):,} examples, "
+            f"{stream.steps} steps of {phase.batch}, rate {phase.learning_rate:g}"
+        )
+        if recipe.adapter is not None:
+            adapters.set_dropout(self.model, phase.dropout)
+        if state is not None and state.step == 0 and state.phase == number:
+            _put_back(self.parameters, state)
+            state = None
+        job = Job(
+            number=number,
+            name=phase.name,
+            model=self.model,
+            parameters=self.parameters,
+            stream=stream,
+            steps=stream.steps,
+            optimisers=optimisers.build(self.parameters, phase.optimiser, phase.learning_rate),
+            rate=lambda step: factor(step, stream.steps, phase.schedule),
+            seed=recipe.seed,
+            clip=phase.clip,
+            ema=MovingAverage(self.parameters, phase.ema) if phase.ema is not None else None,
+            evaluate=self._evaluation(),
+            evaluate_every=phase.evaluate_every,
+            epoch=stream.steps_per_epoch,
+            checkpoint_every=recipe.train.checkpoint_every,
+            keep_checkpoints=recipe.train.keep_checkpoints,
+            fingerprint=self.fingerprint,
+            carried={"phases": done, "base_text": before},
+        )
+        return train(job, self.machine, self.run, self.display, state)
+
+    def _evaluation(self) -> Callable[[int], Evaluation] | None:
+        if not any(self.data.held_out.values()):
+            return None
+
+        def evaluate(step: int) -> Evaluation:
+            found = losses.reply_losses(self.model, self.data.held_out, self.machine)
+            sources = {name: loss.mean for name, loss in found.items() if loss.tokens}
+            return Evaluation(losses.total(found.values()).mean, sources)
+
+        return evaluate
+
+    def _close_phase(
+        self, number: int, done: list[dict[str, Any]], before: float | None
+    ) -> checkpoints.Checkpoint:
+        """Keep the adapter and a checkpoint from which the next phase starts."""
+        if self.machine.is_main and self.recipe.adapter is not None:
+            adapters.save(self.model, self.run.adapter(number))
+        carried = {"phases": done, "base_text": before}
+        tensors = {f"weight/{name}": p for name, p in self.parameters.items()}
+        state = checkpoints.Checkpoint(number + 1, 0, tensors, {"carried": carried})
+        if self.machine.is_main:
+            keep = self.recipe.train.keep_checkpoints
+            checkpoints.write(self.run.checkpoints, state, self.fingerprint, keep=keep)
+        return state
+
+    def _finish(self, done: list[dict[str, Any]], before: float | None) -> None:
+        state = checkpoints.newest(self.run.checkpoints, self.fingerprint)
+        if state is not None:
+            _put_back(self.parameters, state)
+        if not self.machine.is_main:
+            return
+        self.model.eval()
+        merged = self.model
+        if self.recipe.adapter is not None:
+            merged = adapters.merged_copy(self.model)
+        generation = self.recipe.generation.model_dump() | {"do_sample": True}
+        generation["system"] = self.recipe.data.system
+        if not self.run.model.exists():
+            save_model(
+                merged, self.base.tokenizer, self.run.model, dtype=torch.float16,
+                generation=generation,
+            )  # fmt: skip
+        self.display.say("measuring")
+        held_out = losses.reply_losses(merged, self.data.held_out, self.machine)
+        report = self._report(done, held_out, before, self._base_text(merged))
+        result = self._probe(merged, generation)
+        if result is not None:
+            report["probe"] = result.figures()
+            lines = "".join(json.dumps(r.line(), ensure_ascii=False) + "\n" for r in result.records)
+            write_text(self.run.path / "probe.jsonl", lines)
+        write_card(self.run.path, report, result.records if result else ())
+        write_json(self.run.path / "report.json", report)
+
+    def _base_text(self, model: Any) -> float | None:
+        """The loss on plain text, which fine-tuning should not spoil."""
+        if self.recipe.base_text is None:
+            return None
+        file = data_root(self.recipe.data.root) / Path(self.recipe.base_text).expanduser()
+        model.to(self.machine.device)
+        texts = losses.read_texts(file)
+        return losses.text_loss(model, self.base.tokenizer, texts, self.machine).mean
+
+    def _probe(self, merged: Any, generation: dict[str, Any]) -> ProbeResult | None:
+        part = self.recipe.probe
+        if part is None:
+            return None
+        loaded = LoadedModel(
+            merged, self.base.tokenizer, self.base.template, str(self.run.model), generation
+        )
+        chosen = [suites.load(name) for name in part.suites]
+        return probe(Engine(loaded), chosen, samples=part.samples, seed=self.recipe.seed)
+
+    def _report(
+        self,
+        done: list[dict[str, Any]],
+        held_out: Mapping[str, losses.Loss],
+        before: float | None,
+        after: float | None,
+    ) -> dict[str, Any]:
+        trained = sum(p.numel() for p in self.parameters.values())
+        base = sum(p.numel() for p in self.base.model.parameters() if not p.requires_grad)
+        total = trained if self.recipe.adapter is None else trained + base
+        return {
+            "schema": REPORT_SCHEMA,
+            "kind": "fine-tune",
+            "name": self.recipe.name,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "base": self.base.origin,
+            "parameters": {"trained": trained, "total": total},
+            "data": {
+                name: {
+                    "read": tally.read,
+                    "train": len(self.data.train[name]),
+                    "held_out": len(self.data.held_out[name]),
+                    "left_out": dict(tally.left_out),
+                    "changed": dict(tally.changed),
+                    "hash": mix.content_hash(self.data.train[name]),
+                }
+                for name, tally in self.data.tallies.items()
+            },
+            "machine": self.machine.describe(),
+            "versions": {
+                "stentor": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+            },
+            "finished": time.strftime("%Y-%m-%d"),
+            "phases": done,
+            "evaluation": {
+                "overall": losses.total(held_out.values()).figures(),
+                "sources": {name: loss.figures() for name, loss in held_out.items()},
+            },
+            "base_text_loss": {"before": before, "after": after},
+        }
+
+    def _say_data(self) -> None:
+        for name, tally in self.data.tallies.items():
+            left_out = ", ".join(f"{n} {reason}" for reason, n in tally.left_out.items())
+            train, held = len(self.data.train[name]), len(self.data.held_out[name])
+            self.display.say(
+                f"{name}: {train:,} to train on, {held:,} held out"
+                + (f" (left out: {left_out})" if left_out else "")
+            )
+
+
+def _put_back(parameters: Mapping[str, Tensor], state: checkpoints.Checkpoint) -> None:
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(state.tensors[f"weight/{name}"])
+
+
+def _fingerprint(recipe: Recipe, data: Prepared, base: LoadedModel) -> str:
+    """Equal for runs whose checkpoints fit each other: recipe, data and base."""
+    free = {"train", "about", "name", "probe", "generation", "base_text"}
+    fixed = recipe.model_dump(mode="json", exclude=free)
+    fixed["data"].pop("root")
+    digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode())
+    digest.update(data.hash().encode())
+    for name, tensor in base.model.state_dict().items():
+        digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def held_out_rows(recipe: Recipe, base: LoadedModel) -> dict[str, list[EncodedExample]]:
+    """The held-out rows of a recipe, encoded for a model: what `stentor evaluate` scores."""
+    return mix.prepare(recipe.data, base.template, recipe.seed).held_out
