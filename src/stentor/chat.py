@@ -174,7 +174,7 @@ class OwnTemplate:
 
     def _ids(self, text: str, *, control: bool = True) -> list[int]:
         ids: list[int] = self._tokenizer(
-            text, add_special_tokens=False, split_special_tokens=not control
+            text, add_special_tokens=False, split_special_tokens=not control, verbose=False
         )["input_ids"]
         return ids
 

@@ -136,7 +136,10 @@ class PhasePart(Part):
 
     name: str
     mix: dict[str, Annotated[float, Field(gt=0)]]
-    """Source → count of examples (≥ 1), or weight (all below 1) of `examples`."""
+    """Source → count of examples (≥ 1), or weight (all below 1) of `examples`.
+
+    `SOURCE:KIND` takes the source's rows of that kind only.
+    """
     examples: Positive | None = None
     """The size of a mix given by weights; a cap for a mix given by counts."""
     epochs: Positive = 1
@@ -203,7 +206,8 @@ class Recipe(Part):
     def _consistent(self) -> Recipe:
         problems = []
         for number, phase in enumerate(self.phases):
-            for source in phase.mix:
+            for entry in phase.mix:
+                source = entry.partition(":")[0]
                 if source not in self.data.sources:
                     hint = nearest(source, self.data.sources)
                     problems.append(f"phases.{number}.mix: no source is called {source!r}{hint}")

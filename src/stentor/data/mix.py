@@ -123,10 +123,10 @@ def _hold_out(raw: Mapping[str, list[Example]], part: DataPart, seed: int) -> di
 
 def phase_examples(phase: PhasePart, prepared: Prepared, seed: int) -> list[EncodedExample]:
     """The examples of one phase: a seeded draw from each source of its mix."""
-    counts = _counts(phase, prepared)
+    pools = {entry: _pool(entry, prepared) for entry in phase.mix}
     chosen: list[EncodedExample] = []
-    for name, count in counts.items():
-        pool = prepared.train[name]
+    for name, count in _counts(phase, pools).items():
+        pool = pools[name]
         picked = random.Random(f"{seed} {phase.name} {name}").sample(range(len(pool)), count)
         chosen += [pool[i] for i in sorted(picked)]
     if phase.examples is not None and len(chosen) > phase.examples:
@@ -135,11 +135,20 @@ def phase_examples(phase: PhasePart, prepared: Prepared, seed: int) -> list[Enco
     return chosen
 
 
-def _counts(phase: PhasePart, prepared: Prepared) -> dict[str, int]:
-    """How many examples of each source; fewer where a source has fewer."""
+def _pool(entry: str, prepared: Prepared) -> list[EncodedExample]:
+    """The training rows that an entry of a mix draws from: SOURCE, or SOURCE:KIND."""
+    name, _, kind = entry.partition(":")
+    pool = [e for e in prepared.train[name] if not kind or e.example.kind == kind]
+    if not pool:
+        raise DataError(f"mix entry {entry!r}: the source has no rows of kind {kind!r} to train on")
+    return pool
+
+
+def _counts(phase: PhasePart, pools: Mapping[str, list[EncodedExample]]) -> dict[str, int]:
+    """How many examples of each entry; fewer where a source has fewer."""
     wanted = dict(phase.mix)
     if all(value < 1 for value in wanted.values()):
         assert phase.examples is not None  # the recipe's own check
         share = phase.examples / sum(wanted.values())
         wanted = {name: value * share for name, value in wanted.items()}
-    return {name: min(round(value), len(prepared.train[name])) for name, value in wanted.items()}
+    return {name: min(round(value), len(pools[name])) for name, value in wanted.items()}
