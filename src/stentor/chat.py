@@ -115,9 +115,9 @@ class SegmentTemplate:
         self.stop_ids = frozenset({self._eos})
 
     def _segment(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
+        ids: list[int] = self._tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, verbose=False
+        )["input_ids"]
         return ids
 
     def encode(self, messages: Sequence[Message]) -> Encoded:

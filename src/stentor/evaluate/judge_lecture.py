@@ -22,6 +22,11 @@ from stentor.evaluate.reply import Sentence
 _GERUND = re.compile(r"^(?:\w+ )?\w{3,}ing\b")
 _YES_NO = re.compile(r"^(?:yes|no|none|sure|of course|certainly|absolutely|it depends|easy)\b")
 _WORD = re.compile(r"[a-z]{3,}")
+_PROCEDURE = re.compile(
+    r"^(?:you (?:can|could|need|take|just|simply)|first|to \w+|the best way|one way|use|put|take|keep|make|"
+    r"start|go|find|mix|add|cut|open|get|place|turn|pick|hold|press|choose|decide|write|check|ask|look|talk "
+    r"openly|step|begin|set|wash|rinse|pour|say|tell|here)\b"
+)
 _GENERAL = re.compile(
     r"\b(?:everyone|everybody|all people|people should|people deserve|individuals?|human beings?|others|"
     r"respect\w*|kindness|dignity|honest\w*|trust|empathy|equality|peaceful\w*|safety)\b"
@@ -29,6 +34,8 @@ _GENERAL = re.compile(
 _SHOULD = re.compile(
     r"\b(?:should|shouldn't|must|never|please|instead|consider|rather|better|best)\b"
 )
+_YOU = re.compile(r"\b(?:you|your)\b")
+_DESERVES = re.compile(r"\b(?:deserves?|dignity|human (?:rights|beings?)|right to|respectful\w*)\b")
 _APOLOGY_FIRST = re.compile(
     r"^(?:i'm |i am |we're )?(?:very |so |really )?(?:sorry|apologi)|^unfortunately"
 )
@@ -39,7 +46,8 @@ NAMES = (
     "alternatives share", "content share", "content words", "apology first", "limit", "limit lacks",
     "turn to answer", "alternatives", "gerund first", "overlap first", "items", "yes or no first",
     "general words", "should words", "short", "harm x no content", "harm x moral", "informs x moral",
-    "wants x moral first", "distress x support", "about self", "harm x gerund",
+    "wants x moral first", "distress x support", "about self", "harm x gerund", "procedure first",
+    "judged or dangerous early", "plain prompt", "addressed", "deserves", "questions back",
 )  # fmt: skip
 
 
@@ -77,7 +85,9 @@ def features(asked: Request, sentences: Sequence[Sentence], kinds: Sequence[str]
         min(4, len(_GENERAL.findall(text))) / 4, min(4, len(_SHOULD.findall(text))) / 4,
         total < 12, asked.harm * (1 - content), asked.harm * moral, asked.informs * moral,
         asked.wants * early, asked.distress * share.get("support", 0.0), asked.about_self,
-        asked.harm * gerund,
+        asked.harm * gerund, bool(_PROCEDURE.match(first)),
+        any(k in ("moral", "danger") for k in kinds[:2]), not asked.harm and not asked.wants,
+        min(4, len(_YOU.findall(text))) / 4, bool(_DESERVES.search(text)), "?" in text,
     ]  # fmt: skip
     return [float(v) for v in values]
 

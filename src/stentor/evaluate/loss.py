@@ -128,7 +128,9 @@ def _document_parts(
 def document_ids(tokenizer: Any, text: str) -> list[int]:
     """A document as the base model learned it; a foreign tokenizer's own way otherwise."""
     if tokenizers.is_ours(tokenizer):
-        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)[
+            "input_ids"
+        ]
         return [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
     return list(tokenizer(text)["input_ids"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ def attach(model: Any, part: AdapterPart, base_name: str, *, seed: int) -> Any:
     )
     model.name_or_path = base_name  # what PEFT writes into the adapter's configuration
     try:
-        adapted = get_peft_model(model, config)
+        with warnings.catch_warnings():
+            # PEFT asks a transformers model for a property that was renamed
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+            adapted = get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(f"adapter.targets: {error}") from None
     return adapted
