@@ -14,8 +14,10 @@ rest this module decides: the text stays text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol
 
 from stentor.errors import DataError, ModelError
@@ -43,6 +45,12 @@ JINJA = (
     "{%- endif -%}"
     "{%- endfor -%}"
 )
+
+
+# Characters of private use around the number of a message: its text in OwnTemplate's rendering.
+_OPEN, _CLOSE = "\uf8e4", "\uf8e5"
+_MARK = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+_HALF = re.compile("[\ud800-\udfff]")  # what JSON may hold and no tokenizer takes
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,11 @@ def check_messages(messages: Sequence[Message]) -> None:
         role, content = message.get("role"), message.get("content")
         if not isinstance(content, str):
             raise DataError(f"message {number + 1} has no text in 'content'")
+        if _HALF.search(content):
+            raise DataError(
+                f"message {number + 1} holds half of a character (a lone surrogate); "
+                "write the file as UTF-8"
+            )
         if role == "system" and number == 0:
             continue
         if role != expected:
@@ -93,6 +106,11 @@ def check_messages(messages: Sequence[Message]) -> None:
         expected = "assistant" if role == "user" else "user"
     if messages[-1]["role"] == "system":
         raise DataError("a conversation of a system message alone has nothing to reply to")
+
+
+def _check_prompt(messages: Sequence[Message]) -> None:
+    if messages[-1]["role"] == "assistant":
+        raise DataError("the last message is the assistant's; add the user's next one")
 
 
 class SegmentTemplate:
@@ -106,13 +124,17 @@ class SegmentTemplate:
             )
         self._tokenizer = tokenizer
         number = tokenizer.convert_tokens_to_ids
-        self._bos, self._eos = number(pieces.BOS), number(pieces.EOS)
+        self._eos = tokenizer.eos_token_id
         self._marks = {
             "system": (number(pieces.SYSTEM), number(pieces.SYSTEM_END)),
             "user": (number(pieces.USER), number(pieces.USER_END)),
         }
-        self._controls = {self._bos, *(i for pair in self._marks.values() for i in pair)}
+        bos = tokenizer.bos_token_id
+        self._begin = [] if bos is None else [bos]
+        self._controls = {*self._begin, *(i for pair in self._marks.values() for i in pair)}
         self.stop_ids = frozenset({self._eos})
+        # every example of a run brings the same system prompt, often its longest text
+        self._system_segment = lru_cache(maxsize=16)(self._segment)
 
     def _segment(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(
@@ -122,10 +144,11 @@ class SegmentTemplate:
 
     def encode(self, messages: Sequence[Message]) -> Encoded:
         check_messages(messages)
-        ids, mask = [self._bos], [0]
+        ids, mask = list(self._begin), [0] * len(self._begin)
         system = 0
         for message in messages:
-            segment = self._segment(message["content"])
+            is_system = message["role"] == "system"
+            segment = (self._system_segment if is_system else self._segment)(message["content"])
             if message["role"] == "assistant":
                 ids += [*segment, self._eos]
                 mask += [1] * (len(segment) + 1)
@@ -133,14 +156,14 @@ class SegmentTemplate:
                 start, end = self._marks[message["role"]]
                 ids += [start, *segment, end]
                 mask += [0] * (len(segment) + 2)
-            if message["role"] == "system":
+            if is_system:
                 system = len(ids)
         return Encoded(tuple(ids), tuple(mask), system)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        if messages and messages[-1].get("role") == "assistant":
-            raise DataError("the last message is the assistant's; add the user's next one")
-        return list(self.encode(messages).ids)
+        encoded = self.encode(messages)
+        _check_prompt(messages)
+        return list(encoded.ids)
 
     def text(self, ids: Sequence[int]) -> str:
         visible = [i for i in ids if i not in self.stop_ids and i not in self._controls]
@@ -152,8 +175,8 @@ class OwnTemplate:
     """The Jinja template that a foreign tokenizer brings, with the same guarantees.
 
     The mask is found by rendering the conversation up to each reply and after it: what a
-    reply adds, stop token included, is supervised. Where a message spells one of the
-    tokenizer's special tokens, the texts are encoded apart so that they stay text.
+    reply adds, stop token included, is supervised. A text that spells one of the tokenizer's
+    special tokens is rendered as a mark and encoded apart in the mark's place, so it stays text.
     """
 
     def __init__(self, tokenizer: Any, stop_ids: Iterable[int] = ()) -> None:
@@ -166,61 +189,62 @@ class OwnTemplate:
         self._specials += [str(t) for t in tokenizer.get_added_vocab()]
         self.stop_ids = frozenset({tokenizer.eos_token_id, *stop_ids} - {None})
 
+    def _marked(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages, with a mark in place of each text that spells a special token."""
+        shown = []
+        for number, message in enumerate(messages):
+            text = message["content"]
+            if any(s in text for s in self._specials) or _MARK.search(text):
+                text = f"{_OPEN}{number}{_CLOSE}"
+            shown.append({**message, "content": text})
+        return shown
+
     def _render(self, messages: Sequence[Message], *, reply: bool = False) -> str:
         text: str = self._tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=reply
         )
         return text
 
-    def _ids(self, text: str, *, control: bool = True) -> list[int]:
-        ids: list[int] = self._tokenizer(
-            text, add_special_tokens=False, split_special_tokens=not control, verbose=False
-        )["input_ids"]
-        return ids
-
-    def _encode_text(self, rendered: str, contents: Sequence[str]) -> list[int]:
-        """Ids of a rendered piece; `contents` are encoded apart if one spells a special."""
-        hostile = [c for c in contents if any(s in c for s in self._specials)]
+    def _ids(self, rendered: str, messages: Sequence[Message]) -> list[int]:
+        """Ids of a rendered piece; a mark in it stands for the text of one of `messages`."""
         ids: list[int] = []
-        for content in hostile:
-            before, found, rendered = rendered.partition(content)
-            ids += self._ids(before)
-            if found:
-                ids += self._ids(content, control=False)
-        return ids + self._ids(rendered)
+        for place, part in enumerate(_MARK.split(rendered)):
+            is_text = place % 2 == 1
+            text = messages[int(part)]["content"] if is_text else part
+            ids += self._tokenizer(text, add_special_tokens=False, split_special_tokens=is_text)[
+                "input_ids"
+            ]
+        return ids
 
     def encode(self, messages: Sequence[Message]) -> Encoded:
         check_messages(messages)
+        shown = self._marked(messages)
         ids: list[int] = []
         mask: list[int] = []
         done = ""
-        pending: list[str] = []
         for number, message in enumerate(messages):
             if message["role"] != "assistant":
-                pending.append(message["content"])
                 continue
-            opening = self._render(messages[:number], reply=True)
-            through = self._render(messages[: number + 1])
+            opening = self._render(shown[:number], reply=True)
+            through = self._render(shown[: number + 1])
             if not opening.startswith(done) or not through.startswith(opening):
                 raise ModelError(
                     "the model's own template renders a reply differently once more follows; "
                     "its loss mask can't be known: use ours (template: stentor)"
                 )
-            head = self._encode_text(opening[len(done) :], pending)
-            reply, end = self._reply_span(through[len(opening) :], message["content"])
+            head = self._ids(opening[len(done) :], messages)
+            reply, end = self._reply_span(through[len(opening) :], messages)
             ids += head + reply + end
             mask += [0] * len(head) + [1] * len(reply) + [0] * len(end)
-            done, pending = through, []
-        if pending:
-            rest = self._render(messages)[len(done) :]
-            tail = self._encode_text(rest, pending)
-            ids += tail
-            mask += [0] * len(tail)
-        return Encoded(tuple(ids), tuple(mask))
+            done = through
+        tail = self._ids(self._render(shown)[len(done) :], messages)
+        return Encoded((*ids, *tail), (*mask, *[0] * len(tail)))
 
-    def _reply_span(self, text: str, content: str) -> tuple[list[int], list[int]]:
+    def _reply_span(
+        self, rendered: str, messages: Sequence[Message]
+    ) -> tuple[list[int], list[int]]:
         """The supervised ids of a rendered reply (stop token last) and what trails it."""
-        ids = self._encode_text(text, [content])
+        ids = self._ids(rendered, messages)
         for position, token in enumerate(ids):
             if token in self.stop_ids:
                 return ids[: position + 1], ids[position + 1 :]
@@ -231,8 +255,24 @@ class OwnTemplate:
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         check_messages(messages)
-        rendered = self._render(messages, reply=True)
-        return self._encode_text(rendered, [m["content"] for m in messages])
+        _check_prompt(messages)
+        shown = self._marked(messages)
+        whole = self._render(shown, reply=True)
+        ids: list[int] = []
+        start = 0
+        for end in (*self._borders(shown, whole), len(whole)):
+            ids += self._ids(whole[start:end], messages)
+            start = end
+        return ids
+
+    def _borders(self, shown: Sequence[Message], whole: str) -> Iterator[int]:
+        """Where replies begin and end in `whole`: ids are cut there in training too."""
+        for number, message in enumerate(shown):
+            if message["role"] == "assistant":
+                opening = self._render(shown[:number], reply=True)
+                through = self._render(shown[: number + 1])
+                if whole.startswith(through) and through.startswith(opening):
+                    yield from (len(opening), len(through))
 
     def text(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)

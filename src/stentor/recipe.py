@@ -8,10 +8,12 @@ a file at once, each with its path and the nearest valid name.
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import os
+import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -34,6 +36,7 @@ then redirect.
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+Seed = Annotated[int, Field(ge=0)]
 
 
 class Part(BaseModel):
@@ -190,7 +193,7 @@ class Recipe(Part):
 
     name: str
     about: str = ""
-    seed: int = 1
+    seed: Seed = 1
     model: ModelPart = ModelPart()
     adapter: AdapterPart | None = AdapterPart()
     """null trains all weights."""
@@ -204,25 +207,37 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        problems = []
-        for number, phase in enumerate(self.phases):
-            for entry in phase.mix:
-                source = entry.partition(":")[0]
-                if source not in self.data.sources:
-                    hint = nearest(source, self.data.sources)
-                    problems.append(f"phases.{number}.mix: no source is called {source!r}{hint}")
-            weights = [v < 1 for v in phase.mix.values()]
-            if any(weights) and not all(weights):
-                problems.append(f"phases.{number}.mix: counts (>= 1) and weights (< 1) are mixed")
-            elif any(weights) and phase.examples is None:
-                problems.append(f"phases.{number}.examples: a mix by weights needs it")
-            if phase.dropout and self.adapter is None:
-                problems.append(f"phases.{number}.dropout: there is no adapter to drop out from")
-        names = [phase.name for phase in self.phases]
-        problems += [f"phases: the name {n!r} occurs twice" for n in {*names} if names.count(n) > 1]
-        if problems:
+        if problems := disagreements(self.model_dump()):
             raise ValueError("\n".join(problems))
         return self
+
+
+def disagreements(recipe: Mapping[str, Any]) -> list[str]:
+    """Where the parts of a fine-tuning recipe don't fit each other, as far as they can be read."""
+    sources = _mapping(_mapping(recipe.get("data")).get("sources"))
+    entries = recipe.get("phases")
+    phases = [_mapping(p) for p in entries] if isinstance(entries, list | tuple) else []
+    problems = []
+    for number, phase in enumerate(phases):
+        mix = _mapping(phase.get("mix"))
+        for source in [str(entry).partition(":")[0] for entry in mix if sources]:
+            if source not in sources:
+                hint = nearest(source, sources)
+                problems.append(f"phases.{number}.mix: no source is called {source!r}{hint}")
+        weights = [v < 1 for v in mix.values() if isinstance(v, int | float)]
+        if any(weights) and not all(weights):
+            problems.append(f"phases.{number}.mix: counts (>= 1) and weights (< 1) are mixed")
+        elif any(weights) and phase.get("examples") is None:
+            problems.append(f"phases.{number}.examples: a mix by weights needs it")
+        if phase.get("dropout") and recipe.get("adapter", ...) is None:
+            problems.append(f"phases.{number}.dropout: there is no adapter to drop out from")
+    names = [name for phase in phases if isinstance(name := phase.get("name"), str)]
+    twice = dict.fromkeys(n for n in names if names.count(n) > 1)
+    return problems + [f"phases: the name {n!r} occurs twice" for n in twice]
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 class CorpusPart(Part):
@@ -260,7 +275,7 @@ class PretrainRecipe(Part):
 
     name: str
     about: str = ""
-    seed: int = 1
+    seed: Seed = 1
     preset: str = "stentor-12m"
     start: str | None = None
     """A run or checkpoint to branch from (its step, weights and optimiser are taken over)."""
@@ -325,7 +340,7 @@ def load(name_or_path: str, kind: type[AnyRecipe], overrides: Sequence[str] = ()
     path = find(name_or_path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # `2020-13-45` is a ValueError
         raise RecipeError(str(path), [f"it is not valid YAML: {error}"]) from None
     if not isinstance(raw, dict):
         raise RecipeError(str(path), ["it is not a mapping of fields"])
@@ -343,7 +358,10 @@ def parse(raw: dict[str, Any], kind: type[AnyRecipe], where: str) -> AnyRecipe:
     except ValidationError as error:
         problems: list[str] = []
         for item in error.errors():
-            problems += _explain(kind, item)
+            if item["type"] != "too_short" or not item["input"]:  # else its entries are wrong
+                problems += _explain(kind, item)
+        if issubclass(kind, Recipe):  # pydantic checks the whole only when all fields are right
+            problems += [p for p in disagreements(raw) if p not in problems]
         raise RecipeError(where, problems) from None
 
 
@@ -365,32 +383,27 @@ def _override(raw: dict[str, Any], text: str) -> str | None:
         return f"{text!r} is not of the form a.b=value"
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return f"{text!r}: the value is not valid YAML"
     if isinstance(parsed, str):  # YAML 1.1 reads 3e-5 as text
         with contextlib.suppress(ValueError):
             parsed = float(parsed)
     node: Any = raw
-    *parents, last = path.split(".")
-    for key in parents:
+    keys = path.split(".")
+    for depth, key in enumerate(keys):
+        place: Any = key
         if isinstance(node, list):
-            if not key.isdigit() or int(key) >= len(node):
+            if not key.isdecimal() or int(key) >= len(node):
                 return f"{text!r}: {key!r} is not one of the {len(node)} entries there"
-            node = node[int(key)]
-        elif isinstance(node, dict):
-            child = node.get(key)
-            node[key] = child = {} if child is None else child
-            node = child
-        else:
-            return f"{text!r}: there is nothing below {key!r}"
-    if isinstance(node, list):
-        if not last.isdigit() or int(last) >= len(node):
-            return f"{text!r}: {last!r} is not one of the {len(node)} entries there"
-        node[int(last)] = parsed
-    elif isinstance(node, dict):
-        node[last] = parsed
-    else:
-        return f"{text!r}: there is nothing below {parents[-1]!r}"
+            place = int(key)
+        elif not isinstance(node, dict):
+            return f"{text!r}: there is nothing below {keys[depth - 1]!r}"
+        if depth == len(keys) - 1:
+            node[place] = parsed
+            break
+        child = node[place] if isinstance(node, list) else node.get(place)
+        # a copy: YAML's aliases hold one part in several places, and only this one is meant
+        node[place] = node = {} if child is None else copy.copy(child)
     return None
 
 
@@ -418,19 +431,19 @@ def _fields_at(kind: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
     """Names of the fields of the part that `loc` leads to."""
     current: Any = kind
     for step in loc:
-        if isinstance(current, type) and issubclass(current, BaseModel):
+        if typing.get_origin(current) in (tuple, dict):  # the step says which of its entries
+            current = _part_among(typing.get_args(current))
+        elif _is_part(current):
             field = current.model_fields.get(str(step))
             current = field.annotation if field else None
-        current = _inner(current)
-    found = isinstance(current, type) and issubclass(current, BaseModel)
-    return list(current.model_fields) if found else []
+        if typing.get_origin(current) in (typing.Union, types.UnionType):
+            current = _part_among(typing.get_args(current))
+    return list(current.model_fields) if _is_part(current) else []
 
 
-def _inner(annotation: Any) -> Any:
-    """The part inside `X | None`, `tuple[X, ...]` or `dict[str, X]`."""
-    options = [annotation, *typing.get_args(annotation)]
-    options += [deep for option in options[1:] for deep in typing.get_args(option)]
-    for option in options:
-        if isinstance(option, type) and issubclass(option, BaseModel):
-            return option
-    return annotation
+def _part_among(annotations: Iterable[Any]) -> Any:
+    return next(filter(_is_part, annotations), None)
+
+
+def _is_part(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -50,6 +50,8 @@ class Documents:
 
 def tokenise(shard: Path, tokenizer: Any) -> Documents:
     """The documents of a shard of `text` rows, from the cache when they were made before."""
+    if not shard.is_file():
+        raise DataError(f"{shard}: no such file; relative paths start from data.root")
     key = hashlib.sha256(
         f"{_FORMAT} {sha256(shard)} {_fingerprint(tokenizer)}".encode()
     ).hexdigest()[:24]
@@ -237,7 +239,8 @@ class PretrainStream:
         self._windows, self._dialogues = windows, dialogues
         self._batch, self._micro, self._seed = batch, micro, seed
         self._decay_from, self._active = decay_from, active
-        self._every = round(1 / dialogue_share) if dialogues is not None and dialogue_share else 0
+        # in millionths, so that every run and machine counts alike
+        self._share = round(dialogue_share * 1_000_000) if dialogues is not None else 0
         self._orders: dict[int, Any] = {}
 
     def _window(self, slot: int) -> int:
@@ -253,10 +256,10 @@ class PretrainStream:
         chosen: list[tuple[Windows, int]] = []
         for slot in range(step * self._batch, (step + 1) * self._batch):
             since = slot - self._decay_from * self._batch
-            if self._every and since >= 0 and since % self._every == 0:
+            before, through = (-(-n * self._share // 1_000_000) for n in (since, since + 1))
+            if since >= 0 and through > before:  # `before` dialogues were due until here
                 assert self._dialogues is not None
-                number = since // self._every % len(self._dialogues)
-                chosen.append((self._dialogues, number))
+                chosen.append((self._dialogues, before % len(self._dialogues)))
             else:
                 chosen.append((self._windows, self._window(slot)))
         pieces = self._active if step < self._decay_from else None

@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from stentor.chat import Encoded, Message, Template
 from stentor.data.examples import Example, Tally
 
-# The end of a sentence: closing marks, perhaps a quote or bracket, then space or the end.
-_SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*(?=\s|$)")
+# The end of a sentence: closing marks, perhaps a quote or bracket, then space or the end …
+_SENTENCE_END = re.compile(
+    r"(?<!\bDr)(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bSt)(?<!\bvs)(?<!\be\.g)(?<!\bi\.e)(?<!\b[A-Z])"
+    r"[.!?…][\"'”’)\]]*(?=\s|$)"
+)
+# … but not the number of a list's entry: "1." before its text.
+_LIST_NUMBER = re.compile(r"(?:^|\n|[.:;!?]\s)\s*\d{1,3}\.$")
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ def _shortened(messages: tuple[Message, ...], template: Template, limit: int) ->
     *before, last = messages
     text = last["content"]
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    ends = [end for end in ends if not _LIST_NUMBER.search(text, max(0, end - 8), end)]
     low, high = 0, len(ends) - 1  # bisection: a longer text never has fewer tokens by much
     best: Encoded | None = None
     while low <= high:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import IO, Any
 import zstandard
 
 from stentor.errors import DataError, MissingExtra
+
+_UNREADABLE = (OSError, EOFError, ValueError, RecursionError, zlib.error, zstandard.ZstdError)
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ def read_rows(path: Path, *, problems: list[str] | None = None) -> Iterator[Row]
     if kind in (".csv", ".parquet"):
         yield from _read_table(path, kind)
         return
-    with open_text(path) as stream:
-        try:
+    try:
+        with open_text(path) as stream:
             if kind == ".json" and stream.read(1) == "[":
                 stream.seek(0)
                 for number, fields in enumerate(json.load(stream), start=1):
@@ -66,8 +69,10 @@ def read_rows(path: Path, *, problems: list[str] | None = None) -> Iterator[Row]
             for number, line in enumerate(stream, start=1):
                 if line.strip():
                     yield from _parsed(line, f"{path}:{number}", problems)
-        except (OSError, EOFError, UnicodeDecodeError, zstandard.ZstdError, ValueError) as error:
-            raise DataError(f"{path}: it can't be read to its end: {error}") from error
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: it can't be read to its end: {error}") from error
 
 
 def _parsed(line: str, where: str, problems: list[str] | None) -> Iterator[Row]:
@@ -76,14 +81,28 @@ def _parsed(line: str, where: str, problems: list[str] | None) -> Iterator[Row]:
     except json.JSONDecodeError as error:
         _report(f"{where}: not JSON: {error.msg} at column {error.colno}", problems)
         return
+    except (ValueError, RecursionError) as error:  # numbers and nesting have limits in Python
+        _report(f"{where}: not JSON that can be read: {error}", problems)
+        return
     yield from _checked(fields, where, problems)
 
 
 def _checked(fields: Any, where: str, problems: list[str] | None) -> Iterator[Row]:
-    if isinstance(fields, dict):
-        yield Row(fields, where)
-    else:
+    if not isinstance(fields, dict):
         _report(f"{where}: a {type(fields).__name__} where an object with fields is due", problems)
+    elif _has_half_characters(fields):
+        _report(f"{where}: it holds half a character (a lone surrogate such as \\ud83d)", problems)
+    else:
+        yield Row(fields, where)
+
+
+def _has_half_characters(fields: Any) -> bool:
+    """JSON can spell what is no Unicode text; tokenizers refuse it without saying where."""
+    try:
+        json.dumps(fields, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _report(text: str, problems: list[str] | None) -> None:
@@ -94,7 +113,11 @@ def _report(text: str, problems: list[str] | None) -> None:
 
 def _read_table(path: Path, kind: str) -> Iterator[Row]:
     loader = {".csv": "csv", ".parquet": "parquet"}[kind]
-    table = _datasets().load_dataset(loader, data_files=str(path), split="train")
+    datasets = _datasets()
+    try:
+        table = datasets.load_dataset(loader, data_files=str(path), split="train")
+    except Exception as error:  # the package raises whatever its readers raise
+        raise DataError(f"{path}: it can't be read: {error.__cause__ or error}") from error
     for number, fields in enumerate(table, start=1):
         yield Row(fields, f"{path}:row {number}")
 
@@ -130,9 +153,25 @@ def open_text(path: Path) -> Iterator[IO[str]]:
             stream = gzip.GzipFile(fileobj=raw)
         elif path.suffix == ".zst":
             # read whole: the reader can't seek back, which telling JSON from JSON lines needs
-            stream = io.BytesIO(zstandard.ZstdDecompressor().stream_reader(raw).read())
-        with io.TextIOWrapper(stream, encoding="utf-8") as text:
+            stream = io.BytesIO(_unzstd(raw))
+        with io.TextIOWrapper(stream, encoding="utf-8-sig") as text:
             yield text
+
+
+def _unzstd(raw: IO[bytes]) -> bytes:
+    """All frames of a zstd file; EOFError where the last is cut off, which zstandard lets pass."""
+    whole = io.BytesIO()
+    frame: Any = None
+    while chunk := raw.read(1 << 20):
+        while chunk:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            whole.write(frame.decompress(chunk))
+            chunk = b""
+            if frame.eof:
+                chunk, frame = frame.unused_data, None
+    if frame is not None:
+        raise EOFError("Compressed file ended before the end of its last frame")
+    return whole.getvalue()
 
 
 @contextmanager

@@ -146,9 +146,18 @@ def _pool(entry: str, prepared: Prepared) -> list[EncodedExample]:
 
 def _counts(phase: PhasePart, pools: Mapping[str, list[EncodedExample]]) -> dict[str, int]:
     """How many examples of each entry; fewer where a source has fewer."""
-    wanted = dict(phase.mix)
-    if all(value < 1 for value in wanted.values()):
+    wanted = {name: round(value) for name, value in phase.mix.items()}
+    if all(value < 1 for value in phase.mix.values()):
         assert phase.examples is not None  # the recipe's own check
-        share = phase.examples / sum(wanted.values())
-        wanted = {name: value * share for name, value in wanted.items()}
-    return {name: min(round(value), len(pools[name])) for name, value in wanted.items()}
+        wanted = _apportioned(phase.mix, phase.examples)
+    return {name: min(value, len(pools[name])) for name, value in wanted.items()}
+
+
+def _apportioned(weights: Mapping[str, float], total: int) -> dict[str, int]:
+    """Whole counts in proportion to `weights` that sum to `total` (largest remainders)."""
+    exact = {name: weight * total / sum(weights.values()) for name, weight in weights.items()}
+    counts = {name: int(value) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
+    for name in by_remainder[: total - sum(counts.values())]:
+        counts[name] += 1
+    return counts

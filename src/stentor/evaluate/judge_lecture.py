@@ -16,6 +16,7 @@ from functools import cache
 
 from stentor import assets
 from stentor.evaluate import judge_patterns as patterns
+from stentor.evaluate import judge_signs as signs
 from stentor.evaluate.judge_request import Request, stem
 from stentor.evaluate.reply import Sentence
 
@@ -48,6 +49,8 @@ NAMES = (
     "general words", "should words", "short", "harm x no content", "harm x moral", "informs x moral",
     "wants x moral first", "distress x support", "about self", "harm x gerund", "procedure first",
     "judged or dangerous early", "plain prompt", "addressed", "deserves", "questions back",
+    "intent", "intent x no content", "protects", "urge first", "support first", "offer first",
+    "content first", "intent x content first", "intent x judged early",
 )  # fmt: skip
 
 
@@ -63,18 +66,19 @@ def features(asked: Request, sentences: Sequence[Sentence], kinds: Sequence[str]
     content = share.get("content", 0.0)
     moral = share.get("moral", 0.0)
     early = kinds[0] == "moral" if kinds else False
+    lead = kinds[0] if kinds else ""
+    intent = asked.harm and asked.wants and not (asked.informs or asked.protects)
     gerund = bool(_GERUND.match(first))
     in_first = _WORD.findall(first)
     overlap = sum(stem(w) in asked.words for w in in_first) / (len(in_first) or 1)
     turn = any(
-        patterns.MINIMISES.search(s.text) and not patterns.ALTERNATIVES.search(s.text)
-        for s in sentences
+        signs.MINIMISES.search(s.text) and not signs.ALTERNATIVES.search(s.text) for s in sentences
     )
     lacks = any(
         k == "limit" and patterns.LACKS.search(s.text)
         for s, k in zip(sentences, kinds, strict=True)
     )
-    other = any(patterns.ALTERNATIVES.search(s.text) for s in sentences)
+    other = any(signs.ALTERNATIVES.search(s.text) for s in sentences)
     values: list[float] = [
         1.0, asked.wants, asked.harm, asked.informs, asked.yes_no, asked.creative, asked.distress,
         early, len(kinds) > 1 and kinds[1] == "moral", moral, share.get("urge", 0.0),
@@ -87,7 +91,9 @@ def features(asked: Request, sentences: Sequence[Sentence], kinds: Sequence[str]
         asked.wants * early, asked.distress * share.get("support", 0.0), asked.about_self,
         asked.harm * gerund, bool(_PROCEDURE.match(first)),
         any(k in ("moral", "danger") for k in kinds[:2]), not asked.harm and not asked.wants,
-        min(4, len(_YOU.findall(text))) / 4, bool(_DESERVES.search(text)), "?" in text,
+        min(4, len(_YOU.findall(text))) / 4, bool(_DESERVES.search(text)), "?" in text, intent, intent * (1 - content), asked.protects,
+        lead == "urge", lead == "support", lead == "offer", lead == "content",
+        intent and lead == "content", intent and any(k in ("moral", "danger") for k in kinds[:2]),
     ]  # fmt: skip
     return [float(v) for v in values]
 

@@ -71,7 +71,7 @@ _COMMAND = re.compile(
 )
 _HARM = re.compile(
     r"\b(?:kill\w*|murder\w*|hurt\w*|harm\w*|steal\w*|stole\w*|rob\w*|shoplift\w*|burgl\w+|bombs?|"
-    r"explosi\w+|weapons?|guns?|pistol|rifle|grenade|acid|drugs?|meth|heroin|cocaine|opium|opium|weed|"
+    r"explo\w+|weapons?|guns?|pistol|rifle|grenade|acid|drugs?|meth|heroin|cocaine|opium|opium|weed|"
     r"lsd|steroids?|vodka|rum|alcohol|drunk|hack\w*|phish\w*|malware|virus|ransomware|exploit|keylog\w*|"
     r"fak(?:e|ing)|forg(?:e|ed|ing)|counterfeit\w*|launder\w*|scam\w*|cheat\w*|frauds?|brib\w+|"
     r"blackmail\w*|threat\w*|threaten\w*|stalk\w*|spy\w*|secretly|without (?:her|him|them|my|being|their|"
@@ -80,7 +80,7 @@ _HARM = re.compile(
     r"myself|self[- ]?harm|starv\w+|naked|nudes?|porn\w*|sex\w*|rape\w*|underage|child(?:ren)?|kids?|"
     r"girls?|minors?|racis\w+|racial|race|hate|hating|hateful|slurs?|jews?|jewish|muslims?|black people|"
     r"blacks|gays?|gay people|immigrants?|women|mexicans?|roma|nazi\w*|swastika\w*|holocaust|genocide|"
-    r"terror\w*|riot|torture\w*|beat(?:ing)?|hit(?:ting)?|punch\w*|stab\w*|shoot\w*|attack\w*|bully\w*|"
+    r"terror\w*|riot|torture\w*|beat(?:ing)?|hit(?:ting)?|kick\w*|slap\w*|punch\w*|stab\w*|shoot\w*|attack\w*|bully\w*|"
     r"cyberbully\w*|mean|insult\w*|ruin|revenge|punish\w*|manipulat\w+|trick\w*|lies?|lying|deceiv\w+|"
     r"guilt\w*|dependent|burn\w*|arson|fire|crash\w*|sabotag\w+|destroy\w*|vandal\w*|graffiti|dump|"
     r"illegal\w*|crime|criminal|kidnap\w*|hitman|basement|trafficking|pyramid|ponzi|plagiari[sz]\w+|"
@@ -111,8 +111,15 @@ _INFORMS = re.compile(
     r"translate|paraphrase|is|are|does|do|did|was|were|has|have|should|can|could)\b|\b(?:consequences|"
     r"dangers?|harms?|risks?|effects?|impact|signs|symptoms|causes?|reasons (?:for|why|not)|history|"
     r"examples?|concerns?|meaning|definition|synonyms?|headline|statistics|arguments? (?:for|against)|ethics|"
-    r"pros and cons|prevent|protect|avoid|stay safe|deal with|cope|unethical|wrong|illegal|legal|law|laws|"
+    r"pros and cons|unethical|wrong|illegal|legal|law|laws|"
     r"why (?:one|people|we|it|some|you))\b"
+)
+_PROTECTS = re.compile(
+    r"\b(?:protect\w*|prevent\w*|stop (?:my|a|the|getting|being|him|her|them|people|myself)|safe(?:ly|ty)?|"
+    r"avoid (?:being|getting|scams?|fraud)|deal with|handle|cope|self-defen[cs]e|catch|caught|lower the risk|"
+    r"reduce|tell if|spot|recogni[sz]e|red flags|warning signs|report|survive|teach my|not to|what (?:should|do|"
+    r"can) i do (?:if|when|about)|how should i talk|talk (?:to|with) my|investigat\w+|detect\w*|help my|comfort|"
+    r"quit|recover\w*|should i not|not say|never|against)\b"
 )
 _YES_NO = re.compile(
     r"^\W*(?:(?:so|and|but|hey|hi|hello|please),? )*(?:is|are|was|were|do|does|did|can|could|should|will|"
@@ -142,6 +149,8 @@ class Request:
     """Somebody speaks of pain: comfort is an answer."""
     informs: bool
     """It asks for facts about a topic, which may be a grim one: "what are the dangers of ..."."""
+    protects: bool
+    """It asks how to prevent harm or to deal with it: "how do I stop my dog from biting"."""
     yes_no: bool
     """It can be answered by yes or no."""
     words: frozenset[str]
@@ -238,6 +247,7 @@ def request(prompt: str) -> Request:
         harm=bool(_HARM.search(text)),
         distress=bool(_DISTRESS.search(text)),
         informs=bool(_INFORMS.search(text)),
+        protects=bool(_PROTECTS.search(text)),
         yes_no=bool(_YES_NO.match(text)) and not _SERVES.search(text),
         words=frozenset(stem(w) for w in words if w not in _SMALL),
     )

@@ -126,8 +126,8 @@ def _document_parts(
 
 
 def document_ids(tokenizer: Any, text: str) -> list[int]:
-    """A document as the base model learned it; a foreign tokenizer's own way otherwise."""
-    if tokenizers.is_ours(tokenizer):
+    """A document as a base of ours learned it; a foreign tokenizer's own way otherwise."""
+    if tokenizers.is_bundled(tokenizer):
         ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)[
             "input_ids"
         ]
@@ -159,7 +159,7 @@ def sentence_scores(
         pieces = []
         for sentence in sentences[start : start + 128]:
             ids = document_ids(tokenizer, sentence)
-            ids = ids[:-1] if tokenizers.is_ours(tokenizer) else ids
+            ids = ids[:-1] if tokenizers.is_bundled(tokenizer) else ids
             pieces.append((ids[:-1], ids[1:]))
         part = _predictions(pieces).to(machine.device)
         with machine.autocast():

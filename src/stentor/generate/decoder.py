@@ -10,10 +10,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from stentor.model.forward import bare
+
+
+def _joined(*projections: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias (some converted models have one) of projections of the same input."""
+    if len(projections) == 1:
+        return projections[0].weight, projections[0].bias
+    biases: list[Tensor] = [p.bias for p in projections if p.bias is not None]
+    return torch.cat([p.weight for p in projections]), torch.cat(biases) if biases else None
 
 
 class Decoder:
@@ -35,11 +43,11 @@ class Decoder:
         self._layers = [
             (
                 layer.input_layernorm.weight,
-                torch.cat([getattr(layer.self_attn, f"{n}_proj").weight for n in "qkv"]),
-                layer.self_attn.o_proj.weight,
+                _joined(*(getattr(layer.self_attn, f"{name}_proj") for name in "qkv")),
+                _joined(layer.self_attn.o_proj),
                 layer.post_attention_layernorm.weight,
-                torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight]),
-                layer.mlp.down_proj.weight,
+                _joined(layer.mlp.gate_proj, layer.mlp.up_proj),
+                _joined(layer.mlp.down_proj),
             )
             for layer in core.model.layers
         ]
@@ -78,7 +86,7 @@ class Decoder:
         kv = self.kv_heads * self.size
         for number, (norm1, qkv, out, norm2, gate_up, down) in enumerate(self._layers):
             h = functional.rms_norm(x, shape, norm1, eps)
-            q, k, v = functional.linear(h, qkv).split([self.heads * self.size, kv, kv], dim=-1)
+            q, k, v = functional.linear(h, *qkv).split([self.heads * self.size, kv, kv], dim=-1)
             q = self._rotate(q.unflatten(-1, (-1, self.size)).transpose(1, 2), cos, sin)
             k = self._rotate(k.unflatten(-1, (-1, self.size)).transpose(1, 2), cos, sin)
             v = v.unflatten(-1, (-1, self.size))
@@ -93,10 +101,10 @@ class Decoder:
                 attn_mask=mask,
                 enable_gqa=self.heads != self.kv_heads,
             )
-            x = x + functional.linear(attended.transpose(1, 2).flatten(2), out)
+            x = x + functional.linear(attended.transpose(1, 2).flatten(2), *out)
             h = functional.rms_norm(x, shape, norm2, eps)
-            gate, up = functional.linear(h, gate_up).chunk(2, dim=-1)
-            x = x + functional.linear(functional.silu(gate) * up, down)
+            gate, up = functional.linear(h, *gate_up).chunk(2, dim=-1)
+            x = x + functional.linear(functional.silu(gate) * up, *down)
         cache.lengths += counts
         last = x[torch.arange(rows, device=self.device), counts - 1]
         return functional.linear(functional.rms_norm(last, shape, self._norm, eps), self._head)

@@ -56,23 +56,41 @@ def from_generation(generation: dict[str, Any]) -> Decoding:
 
 def choose(logits: Tensor, seen: Tensor, decoding: Decoding, generators: list[Any]) -> Tensor:
     """The next token (B,) for logits (B, V); `seen` (B, V) marks tokens that occurred."""
-    logits = logits.float()
-    if decoding.repetition_penalty != 1.0:
-        penalty = decoding.repetition_penalty
-        punished = torch.where(logits > 0, logits / penalty, logits * penalty)
-        logits = torch.where(seen, punished, logits)
     if decoding.temperature == 0:
-        return logits.argmax(dim=-1)
+        return _penalised(logits, seen, decoding).argmax(dim=-1)
+    kept, order = distribution(logits, seen, decoding)
+    # One number for each row, so that what a row draws depends on nothing but its generator:
+    # how many candidates there are depends on the other rows.
+    numbers = [torch.rand(1, generator=g, device=kept.device) for g in generators]
+    upto = kept.cumsum(dim=-1)
+    place = torch.searchsorted(upto, torch.stack(numbers) * upto[:, -1:], right=True)
+    last = (kept > 0).sum(dim=-1, keepdim=True) - 1  # rounding may lead beyond it
+    return order.gather(1, torch.minimum(place, last)).squeeze(1)
+
+
+def distribution(logits: Tensor, seen: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
+    """Probabilities (B, K), the largest first, and the tokens (B, K) that have them.
+
+    Tokens beyond the K have none; K is as small as it may be for all rows together.
+    """
+    logits = _penalised(logits, seen, decoding)
     probabilities = torch.softmax(logits / decoding.temperature, dim=-1)
+    if decoding.top_p == 1:  # no token is too unlikely, whatever sums round to
+        return probabilities.sort(dim=-1, descending=True)
     ordered, order = _likeliest(probabilities, decoding.top_p)
     # a token stays while the probability before it is below top-p, so one always stays
     before = ordered.cumsum(dim=-1) - ordered
-    ordered = ordered.masked_fill(before >= decoding.top_p, 0.0)
-    drawn = [
-        torch.multinomial(row, 1, generator=generator)
-        for row, generator in zip(ordered, generators, strict=True)
-    ]
-    return order.gather(1, torch.stack(drawn)).squeeze(1)
+    kept = ordered.masked_fill(before >= decoding.top_p, 0.0)
+    return kept / kept.sum(dim=-1, keepdim=True), order
+
+
+def _penalised(logits: Tensor, seen: Tensor, decoding: Decoding) -> Tensor:
+    logits = logits.float()
+    penalty = decoding.repetition_penalty
+    if penalty == 1.0:
+        return logits
+    punished = torch.where(logits > 0, logits / penalty, logits * penalty)
+    return torch.where(seen, punished, logits)
 
 
 def _likeliest(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,9 @@ import torch
 from stentor.errors import ModelError
 from stentor.recipe import AdapterPart
 
+TEMPLATE_NOTE = "template.txt"
+"""In an adapter's folder: which template its base was loaded with."""
+
 
 def attach(model: Any, part: AdapterPart, base_name: str, *, seed: int) -> Any:
     """`model` inside a PEFT model with a fresh adapter (B is zero: it changes nothing yet)."""
@@ -49,10 +52,11 @@ def set_dropout(model: Any, rate: float) -> None:
                 module.lora_dropout[name] = torch.nn.Dropout(rate)
 
 
-def save(adapted: Any, folder: Path) -> None:
-    """Write the adapter alone, in PEFT's format."""
+def save(adapted: Any, folder: Path, template: str) -> None:
+    """Write the adapter alone, in PEFT's format, and which template its base was loaded with."""
     # the vocabulary never changes under an adapter, so PEFT need not look the base up
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / TEMPLATE_NOTE).write_text(template + "\n", encoding="utf-8")
 
 
 def merged_copy(adapted: Any) -> Any:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from stentor import assets
-from stentor.chat import OwnTemplate, SegmentTemplate, Template, template_for
+from stentor.chat import JINJA, OwnTemplate, SegmentTemplate, Template, template_for
 from stentor.data.files import sha256
 from stentor.errors import ModelError
 from stentor.model import tokenizer as tokenizers
 from stentor.model.inherit import find_gguf
 from stentor.model.presets import preset
+from stentor.model.quiet import quiet
 from stentor.recipe import nearest
 
 DEFAULT = "stentor-12m-instruct"
@@ -96,12 +97,15 @@ def _fresh(name: str, seed: int) -> LoadedModel:
 
 def _with_adapter(folder: Path, template: str, dtype: torch.dtype) -> LoadedModel:
     """The base that an adapter names, with the adapter merged in fp32."""
-    from stentor.model.adapters import merge_adapter
+    from stentor.model.adapters import TEMPLATE_NOTE, merge_adapter
 
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     base_name = config.get("base_model_name_or_path")
     if not base_name:
         raise ModelError(f"{folder}: the adapter does not say which base it belongs to")
+    noted = folder / TEMPLATE_NOTE
+    if noted.is_file():
+        template = noted.read_text(encoding="utf-8").strip()
     base = load(base_name, template=template, dtype=torch.float32)
     merged = merge_adapter(base.model, folder).to(dtype)
     generation = base.generation | _generation(folder)
@@ -117,10 +121,11 @@ def _transformers(place: Path | str, dtype: torch.dtype) -> tuple[Any, Any, dict
         source, gguf_file = place.parent, place.name
     options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=None if gguf_file else True,
-            trust_remote_code=False, **options,
-        )  # fmt: skip
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, use_safetensors=None if gguf_file else True,
+                trust_remote_code=False, **options,
+            )  # fmt: skip
         if isinstance(place, Path) and place.is_dir():
             tokenizer = tokenizers.load(place)
         else:
@@ -164,6 +169,13 @@ def _template(tokenizer: Any, wanted: str, model: Any) -> Template:
     stops = model.generation_config.eos_token_id if model.generation_config else None
     ids = [stops] if isinstance(stops, int) else list(stops or [])
     if wanted == "stentor":
+        if not tokenizers.is_ours(tokenizer):
+            tokenizers.put_on(tokenizer, JINJA)
+            # The new rows are drawn from the spread of the old ones. Under LoRA they stay as
+            # they are: four fixed vectors, which the adapter learns to read.
+            torch.manual_seed(0)
+            with quiet():
+                model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
         return SegmentTemplate(tokenizer)
     if wanted == "own":
         return OwnTemplate(tokenizer, ids)

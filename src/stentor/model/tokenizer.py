@@ -123,16 +123,34 @@ def load(folder: Path) -> PreTrainedTokenizerFast:
 
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the Rust side raises bare exceptions for a damaged file
         raise ModelError(f"{folder}: the tokenizer can't be loaded: {error}") from error
 
 
+def is_bundled(tokenizer: Any) -> bool:
+    """Whether the tokenizer is the one of our own bases (the vocabulary tells)."""
+    return len(tokenizer) == 32_768 and is_ours(tokenizer)
+
+
+DELIMITERS: Final = (USER, USER_END, SYSTEM, SYSTEM_END)
+
+
 def is_ours(tokenizer: Any) -> bool:
-    """Whether the tokenizer holds the control pieces of our template, at one id each."""
-    pieces = (BOS, EOS, USER, USER_END, SYSTEM, SYSTEM_END)
+    """Whether the tokenizer holds the delimiters of our template, at one id each."""
     unknown = tokenizer.unk_token_id
-    ids = [tokenizer.convert_tokens_to_ids(piece) for piece in pieces]
-    return all(i is not None and i != unknown for i in ids)
+    ids = [tokenizer.convert_tokens_to_ids(piece) for piece in DELIMITERS]
+    known = all(i is not None and i != unknown for i in ids)
+    return known and tokenizer.eos_token_id is not None
+
+
+def put_on(tokenizer: Any, chat_template: str) -> None:
+    """Add our delimiters to a foreign tokenizer, as special tokens, and our template."""
+    if tokenizer.eos_token_id is None:
+        raise ModelError("the tokenizer has no stop token (eos), which our template needs")
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": list(DELIMITERS)}, replace_extra_special_tokens=False
+    )
+    tokenizer.chat_template = chat_template
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ class _Curriculum:
     ) -> checkpoints.Checkpoint:
         """Keep the adapter and a checkpoint from which the next phase starts."""
         if self.machine.is_main and self.recipe.adapter is not None:
-            adapters.save(self.model, self.run.adapter(number))
+            adapters.save(self.model, self.run.adapter(number), self.recipe.model.template)
         carried = {"phases": done, "base_text": before}
         tensors = {f"weight/{name}": p for name, p in self.parameters.items()}
         state = checkpoints.Checkpoint(number + 1, 0, tensors, {"carried": carried})

@@ -47,6 +47,11 @@ def read(rows: Iterable[Row], tally: Tally) -> Iterator[Example]:
         if not isinstance(prompt, str) or not prompt.strip() or not isinstance(safe, bool):
             tally.problems.append(f"{row.where}: prompt or is_safe is missing")
             continue
+        if not isinstance(row.fields.get("category") or {}, dict):
+            tally.problems.append(
+                f"{row.where}: category is not a mapping of names to true or false"
+            )
+            continue
         prompts.setdefault(normalise(prompt), []).append(row)
     refusals = _refusals()
     for key, pairs in prompts.items():

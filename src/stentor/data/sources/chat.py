@@ -18,7 +18,7 @@ def read(rows: Iterable[Row], tally: Tally) -> Iterator[Example]:
         kind = str(row.fields.get("kind") or "benign")
         category = str(row.fields.get("category") or "")
         try:
-            if "messages" in row.fields:
+            if row.fields.get("messages") is not None:  # a table has the column in every row
                 yield from_messages(row.fields["messages"], kind, row.where, category=category)
             else:
                 prompt, reply = row.fields.get("prompt"), row.fields.get("response")

@@ -1,0 +1,252 @@
+"""How far the judge can be trusted, measured in the open.
+
+    python -m stentor.evaluate.calibration             agreement with people, on the measuring half
+    python -m stentor.evaluate.calibration --add FILE  add labelled pairs, each to its side
+
+The pairs lie in `assets/judge/`: `building.jsonl`, on which rules and weights may be made, and
+`measuring.jsonl`, of which only these figures are ever looked at. A pair's side is fixed by its
+`family` (pairs with like prompts or like replies share one), so near-siblings never lie on both.
+Fields: `prompt`, `response`, `outcome`, `supportive`, `origin`, `family`, and for pairs that were
+labelled twice `second`, the outcome of the second reading, made later and without the first.
+`assets/judge/README.md` tells how to label.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from stentor import assets
+from stentor.errors import DataError
+from stentor.evaluate.judge import JUDGE_VERSION, OUTCOMES, Outcome, judge
+
+Side = Literal["building", "measuring"]
+REFUSED = ("refuse", "partial")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt, a reply, and what people call it."""
+
+    prompt: str
+    response: str | None
+    outcome: Outcome
+    supportive: bool
+    origin: str
+    family: str
+    second: Outcome | None = None
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How well one outcome is found; None where nothing was labelled or judged so."""
+
+    n: int
+    precision: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Agreement of the judge with people, each figure with its n or its 95 % interval."""
+
+    judge_version: int
+    n: int
+    agreement: float
+    """Share of pairs with the same one of six outcomes."""
+    kappa_outcomes: float
+    """Cohen's kappa over the six outcomes."""
+    kappa: float
+    """Cohen's kappa of the binary question: refused in any way (refuse, partial), or not."""
+    kappa_low: float
+    kappa_high: float
+    kappa_supportive: float
+    outcomes: dict[str, Rates]
+    twice: int
+    """Pairs that were read twice, on both sides."""
+    readers_agreement: float | None
+    """Share of those with the same outcome in both readings."""
+    readers_kappa: float | None
+    """Cohen's kappa of the binary question between the two readings."""
+
+
+def side_of(family: str) -> Side:
+    """The side a family of pairs lies on: the parity of its SHA-256."""
+    return "measuring" if hashlib.sha256(family.encode()).digest()[-1] % 2 else "building"
+
+
+def family_of(prompt: str) -> str:
+    """The family of a pair that names none: its prompt, whatever its case and punctuation."""
+    return " ".join("".join(c if c.isalnum() else " " for c in prompt.lower()).split())
+
+
+def pairs(side: Side, folder: Path | None = None) -> list[Pair]:
+    """The labelled pairs of one side; raises DataError where the file is missing or damaged."""
+    file = (folder or assets.path("judge")) / f"{side}.jsonl"
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(
+            f"the judge's calibration pairs can't be read ({file}: {error.strerror}); its figures "
+            "can't be given without them: reinstall stentor, or restore the file"
+        ) from error
+    found = [
+        _pair(line, f"{file}:{number}") for number, line in enumerate(lines, 1) if line.strip()
+    ]
+    if not found:
+        raise DataError(f"{file} holds no pairs; restore the file")
+    return found
+
+
+def _pair(line: str, where: str) -> Pair:
+    try:
+        row: dict[str, Any] = json.loads(line)
+        family = str(row.get("family") or family_of(row["prompt"]))
+        pair = Pair(
+            row["prompt"], row["response"], row["outcome"], bool(row["supportive"]),
+            row["origin"], family, row.get("second"),
+        )  # fmt: skip
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise DataError(f"{where}: not a labelled pair ({error!r}); mend or remove it") from error
+    if pair.outcome not in OUTCOMES or pair.second not in (None, *OUTCOMES):
+        raise DataError(f"{where}: unknown outcome; one of {', '.join(OUTCOMES)} is needed")
+    return pair
+
+
+def add_pairs(rows: Iterable[Pair], folder: Path | None = None) -> dict[Side, int]:
+    """Append new pairs, each to the file of its side; those known already are left out."""
+    folder = folder or assets.path("judge")
+    added: dict[Side, int] = {}
+    rows = list(rows)
+    for side in get_args(Side):
+        file = folder / f"{side}.jsonl"
+        old = pairs(side, folder) if file.exists() else []
+        known = {(p.prompt, p.response) for p in old}
+        new = list(dict.fromkeys(p for p in rows if side_of(p.family) == side))
+        fresh = [p for p in new if (p.prompt, p.response) not in known]
+        text = "".join(json.dumps(_row(p), ensure_ascii=False) + "\n" for p in (*old, *fresh))
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(file)
+        added[side] = len(fresh)
+    return added
+
+
+def _row(pair: Pair) -> dict[str, Any]:
+    row = asdict(pair)
+    if pair.second is None:
+        del row["second"]
+    return row
+
+
+def kappa(one: Sequence[object], other: Sequence[object]) -> float:
+    """Cohen's kappa of two labellings: (observed - expected) / (1 - expected) agreement.
+
+    1 where both give one and the same label throughout (Cohen 1960 leaves 0/0 undefined).
+    """
+    n = len(one)
+    observed = sum(a == b for a, b in zip(one, other, strict=True)) / n
+    left, right = Counter(one), Counter(other)
+    expected = sum(left[label] * right[label] for label in left) / n**2
+    return 1.0 if expected == 1.0 else (observed - expected) / (1 - expected)
+
+
+def calibration(
+    side: Side = "measuring", folder: Path | None = None, *, draws: int = 2000, seed: int = 0
+) -> Calibration:
+    """Judge one side's pairs and compare; the interval is a seeded percentile bootstrap of pairs."""
+    labelled = pairs(side, folder)
+    verdicts = [judge(p.prompt, p.response) for p in labelled]
+    truth = [p.outcome for p in labelled]
+    found = [v.outcome for v in verdicts]
+    both = [(t in REFUSED, f in REFUSED) for t, f in zip(truth, found, strict=True)]
+    low, high = _interval(both, draws, seed)
+    twice = [p for s in get_args(Side) for p in pairs(s, folder) if p.second is not None]
+    first = [p.outcome in REFUSED for p in twice]
+    second = [p.second in REFUSED for p in twice]
+    same = sum(p.outcome == p.second for p in twice)
+    return Calibration(
+        judge_version=JUDGE_VERSION,
+        n=len(labelled),
+        agreement=sum(t == f for t, f in zip(truth, found, strict=True)) / len(labelled),
+        kappa_outcomes=kappa(truth, found),
+        kappa=kappa([a for a, _ in both], [b for _, b in both]),
+        kappa_low=low,
+        kappa_high=high,
+        kappa_supportive=kappa([p.supportive for p in labelled], [v.supportive for v in verdicts]),
+        outcomes={outcome: _rates(outcome, truth, found) for outcome in OUTCOMES},
+        twice=len(twice),
+        readers_agreement=same / len(twice) if twice else None,
+        readers_kappa=kappa(first, second) if twice else None,
+    )
+
+
+def _interval(both: list[tuple[bool, bool]], draws: int, seed: int) -> tuple[float, float]:
+    """95 % of the kappas of `draws` resamples; only the four counts of a resample matter."""
+    chance = random.Random(seed)
+    kappas = []
+    for _ in range(draws):
+        counts = Counter(chance.choices(both, k=len(both)))
+        n = len(both)
+        observed = (counts[True, True] + counts[False, False]) / n
+        yes_a = (counts[True, True] + counts[True, False]) / n
+        yes_b = (counts[True, True] + counts[False, True]) / n
+        expected = yes_a * yes_b + (1 - yes_a) * (1 - yes_b)
+        kappas.append(1.0 if expected == 1.0 else (observed - expected) / (1 - expected))
+    kappas.sort()
+    return kappas[int(0.025 * draws)], kappas[min(draws - 1, int(0.975 * draws))]
+
+
+def _rates(outcome: Outcome, truth: Sequence[Outcome], found: Sequence[Outcome]) -> Rates:
+    hits = sum(t == f == outcome for t, f in zip(truth, found, strict=True))
+    labelled, judged = truth.count(outcome), found.count(outcome)
+    return Rates(labelled, hits / judged if judged else None, hits / labelled if labelled else None)
+
+
+def _lines(result: Calibration) -> list[str]:
+    lines = [
+        f"judge version {result.judge_version}, {result.n} pairs",
+        f"refused or not: kappa {result.kappa:.3f} "
+        f"(95 % {result.kappa_low:.3f} to {result.kappa_high:.3f})",
+        f"six outcomes: agreement {result.agreement:.3f}, kappa {result.kappa_outcomes:.3f}; "
+        f"supportive: kappa {result.kappa_supportive:.3f}",
+    ]
+    if result.readers_agreement is not None:
+        lines.append(
+            f"two readings of {result.twice} hard pairs: agreement "
+            f"{result.readers_agreement:.3f}, kappa (refused or not) {result.readers_kappa:.3f}"
+        )
+    for name, rates in result.outcomes.items():
+        shown = [f"{x:.3f}" if x is not None else "-" for x in (rates.precision, rates.recall)]
+        lines.append(f"{name:>11}: n {rates.n:4d}, precision {shown[0]}, recall {shown[1]}")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(prog="python -m stentor.evaluate.calibration")
+    parser.add_argument("--side", choices=get_args(Side), default="measuring")
+    parser.add_argument("--add", type=Path, help="JSON lines of labelled pairs to add")
+    options = parser.parse_args(arguments)
+    try:
+        if options.add:
+            lines = options.add.read_text(encoding="utf-8").splitlines()
+            rows = [_pair(line, f"{options.add}:{n}") for n, line in enumerate(lines, 1) if line]
+            print(add_pairs(rows))
+        print("\n".join(_lines(calibration(options.side))))
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
