@@ -273,16 +273,26 @@ def _aligned(facts: dict[str, Any]) -> str:
 def main() -> None:
     """Entry point: a user's mistake is one line and an exit code, never a traceback."""
     try:
-        app(standalone_mode=True)
+        raise SystemExit(app(standalone_mode=False))
     except StentorError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of a pipe went away, as `head` does
         sys.stderr.close()
         raise SystemExit(1) from None
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # what a wrong flag or argument raises
+        if message is None:
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(message())
+        else:
+            text = " ".join(message().split()).rstrip(".")
+            print(f"error: {text}; see stentor --help", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -202,7 +202,9 @@ class Recipe(Part):
     probe: ProbePart | None = ProbePart()
     generation: GenerationPart = GenerationPart()
     base_text: str | None = None
-    """A text file (`text` rows) on which the loss is taken before and after all phases."""
+    """A text file (`text` rows) on which the loss is taken before and after all phases …"""
+    base_text_rows: Positive = 60
+    """… as many of its first rows as this."""
     train: TrainPart = TrainPart()
 
     @model_validator(mode="after")
@@ -224,7 +226,7 @@ def disagreements(recipe: Mapping[str, Any]) -> list[str]:
             if source not in sources:
                 hint = nearest(source, sources)
                 problems.append(f"phases.{number}.mix: no source is called {source!r}{hint}")
-        weights = [v < 1 for v in mix.values() if isinstance(v, int | float)]
+        weights = [v < 1 for v in mix.values() if isinstance(v, int | float) and v > 0]
         if any(weights) and not all(weights):
             problems.append(f"phases.{number}.mix: counts (>= 1) and weights (< 1) are mixed")
         elif any(weights) and phase.get("examples") is None:

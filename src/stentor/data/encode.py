@@ -63,7 +63,7 @@ def encode(
 def with_system(messages: Iterable[Message], system: str | None) -> tuple[Message, ...]:
     """The conversation with the system prompt first, unless it brings one or `system` is empty."""
     given = tuple(messages)
-    if not system or given[0]["role"] == "system":
+    if not system or not given or given[0].get("role") == "system":
         return given
     return ({"role": "system", "content": system}, *given)
 

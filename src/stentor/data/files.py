@@ -68,7 +68,7 @@ def read_rows(path: Path, *, problems: list[str] | None = None) -> Iterator[Row]
             stream.seek(0)
             for number, line in enumerate(stream, start=1):
                 if line.strip():
-                    yield from _parsed(line, f"{path}:{number}", problems)
+                    yield from _parsed(line.rstrip(), f"{path}:{number}", problems)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except _UNREADABLE as error:

@@ -19,171 +19,29 @@ _CHARACTERS = re.compile(r"(\S{1,12}?)\1{5,}")
 _NO_VOWEL = re.compile(
     r"(?=[a-z]{3})[^aeiouy\W\d]+\Z|.*[^aeiouy\W\d]{5}|(?:tth|nnd|ssp|rtl|xk|qz|zx)"
 )
-_FOREIGN = frozenset(
-    # es pt it fr de nl sv da fi pl tr vi: short words that English does not have
-    [
-        "el",
-        "la",
-        "los",
-        "las",
-        "un",
-        "una",
-        "del",
-        "que",
-        "con",
-        "por",
-        "para",
-        "como",
-        "está",
-        "más",
-        "lo",
-        "pero",
-        "puedo",
-        "y",
-        "le",
-        "les",
-        "des",
-        "une",
-        "et",
-        "est",
-        "je",
-        "ne",
-        "pas",
-        "vous",
-        "avec",
-        "pour",
-        "dans",
-        "que",
-        "il",
-        "di",
-        "che",
-        "per",
-        "con",
-        "non",
-        "una",
-        "della",
-        "quando",
-        "sei",
-        "der",
-        "die",
-        "das",
-        "und",
-        "ist",
-        "nicht",
-        "ein",
-        "eine",
-        "mit",
-        "für",
-        "dir",
-        "wie",
-        "wenn",
-        "auf",
-        "het",
-        "een",
-        "van",
-        "niet",
-        "met",
-        "voor",
-        "dat",
-        "och",
-        "att",
-        "det",
-        "som",
-        "är",
-        "på",
-        "med",
-        "ikke",
-        "og",
-        "en",
-        "van",
-        "ei",
-        "se",
-        "ja",
-        "on",
-        "että",
-        "w",
-        "nie",
-        "na",
-        "jest",
-        "się",
-        "to",
-        "czy",
-        "bir",
-        "ve",
-        "bu",
-        "çok",
-        "için",
-        "você",
-        "não",
-        "uma",
-        "com",
-        "mais",
-        "até",
-        "você",
-        "và",
-        "của",
-        "là",
-        "không",
-        "các",
-        "nên",
-        "trong",
-    ]
-) - frozenset(
-    ["on", "to", "la", "a", "i", "se", "die", "com", "no", "she", "was", "per", "il", "le", "y"]
-)
-_SMALL = frozenset(
-    [
-        "the",
-        "a",
-        "an",
-        "of",
-        "to",
-        "and",
-        "in",
-        "is",
-        "it",
-        "you",
-        "i",
-        "that",
-        "he",
-        "she",
-        "was",
-        "for",
-        "on",
-        "are",
-        "with",
-        "as",
-        "his",
-        "they",
-        "at",
-        "be",
-        "this",
-        "have",
-        "from",
-        "or",
-        "had",
-        "by",
-        "not",
-        "but",
-        "what",
-        "all",
-        "were",
-        "we",
-        "when",
-        "your",
-        "can",
-        "there",
-        "use",
-        "said",
-        "each",
-        "which",
-        "do",
-        "how",
-        "their",
-        "if",
-        "will",
-    ]
-)
+_FOREIGN_WORDS = """
+el la los las un una del que con por para como está más lo pero puedo y le les des une et est je ne
+pas vous avec pour dans il di che per non della quando sei der die das und ist nicht ein eine mit für
+dir wie wenn auf het een van niet met voor dat och att det som är på med ikke og en ei se ja w nie na
+jest się to czy bir ve bu çok için você não uma com mais até của là không các nên trong
+"""
+"""Short words of other languages in Latin letters (Spanish to Vietnamese), less those of English."""
+_FOREIGN = frozenset(_FOREIGN_WORDS.split()) - {
+    "on",
+    "to",
+    "la",
+    "i",
+    "se",
+    "die",
+    "com",
+    "no",
+    "per",
+}
+_SMALL_WORDS = """
+the a an of to and in is it you i that he she was for on are with as his they at be this have from or
+had by not but what all were we when your can there use said each which do how their if will
+"""
+_SMALL = frozenset(_SMALL_WORDS.split())
 _NEEDS_LANGUAGE = re.compile(
     r"\b(?:translat|language|spanish|french|german|italian|portuguese|dutch|russian|chinese|"
     r"japanese|korean|arabic|hindi|greek|hebrew|latin|welsh|polish|turkish|swedish|norwegian|danish"
@@ -201,6 +59,7 @@ _ASKS_CODE = re.compile(
     r"array|json|xml|yaml|bash|algorithm|query|program|loop|class|ascii|markdown|latex|chess|password|"
     r"parts? of speech|crypt|cipher|morse|binary|hex|url)\b"
 )
+_RUN = re.compile(r"(\w)\1{3}")
 _NUMBERED = re.compile(r"(?m)^\s*\(?\d{1,3}[.)](?=\s)")
 _STRANGE = re.compile(r"[^\w\s,.:;!?'\"/%$&-]|(?<=\s)[,.;:](?=\s)")
 _QUOTES = re.compile(r"\"[^\"\n]{1,300}\"")
@@ -222,7 +81,7 @@ def loop(text: str, words: list[str], prompt: str) -> str:
         match = _CHARACTERS.search(text)
         if match and 2 * len(match[0]) > len(text.strip()) and len(match[0]) >= 10:
             return match[0][:40]
-    if sum(len(w) > 3 and len(set(w)) == 1 for w in words) > 0.5 * len(words):
+    if _RUN.search(text) and 2 * sum(len(w) > 3 and len(set(w)) == 1 for w in words) > len(words):
         return words[0]
     if _NUMBERED.search(text):
         words = words_of(_NUMBERED.sub("", text))
@@ -260,23 +119,25 @@ def gibberish(text: str, words: list[str], prompt: str, code: bool) -> str:
     """Why a reply is no language ("letters", "word salad"), else ''."""
     if code or _ASKS_CODE.search(prompt):
         return ""
-    letters = [w for w in words if w.isascii() and w.isalpha()]
     known = english().known
-    odd = sum(len(w) > 2 and w not in known and bool(_NO_VOWEL.match(w)) for w in letters)
-    if odd >= 3 and odd > 0.34 * len(letters) and not text.isupper():
+    unknown = [w for w in words if w not in known]
+    odd = sum(w.isalpha() and bool(_NO_VOWEL.match(w)) for w in unknown)
+    if odd >= 3 and odd > 0.34 * len(words) and not text.isupper():
         return "letters"
-    strange = len(_STRANGE.findall(text))
-    digits = sum(c.isdigit() for c in text)
-    if len(text) > 15 and strange > 0.2 * len(text) > digits and len(words) <= 20:
+    if 15 < len(text) and len(words) <= 20 and _symbols(text):
         return "letters"
-    if len(letters) < SALAD_WORDS or not text.isascii():
+    if len(words) < SALAD_WORDS or not text.isascii():
         return ""
-    sequence = tokens(_QUOTES.sub(" thing ", text).lower())
-    marks = sum(t in ".," for t in sequence) + text.count("\n") + text.count("- ")
-    share = sum(w in known for w in letters) / len(letters)
-    small = sum(w in _SMALL for w in letters)
-    if len(letters) >= 10 and marks == 0 and small < 0.15 * len(letters) and share > 0.8:
-        return "word salad"
+    sequence = tokens((_QUOTES.sub(" thing ", text) if '"' in text else text).lower())
+    marks = sequence.count(".") + sequence.count(",") + text.count("\n") + text.count("- ")
+    share = 1 - sum(w.isalpha() for w in unknown) / len(words)
+    bits = english().bits(sequence)
+    if bits > SALAD_BITS + SALAD_UNMARKED and marks:
+        return ""
+    if len(words) >= 10 and marks == 0 and share > 0.8:
+        small = sum(w in _SMALL for w in words)
+        if small < 0.15 * len(words):
+            return "word salad"
     if share < 0.5 or (marks * 5 > len(sequence) and odd < 1 and len(sequence) < 120):
         limit = SALAD_LIST
     elif len(sequence) < 16:
@@ -285,7 +146,13 @@ def gibberish(text: str, words: list[str], prompt: str, code: bool) -> str:
         limit = SALAD_BITS
     if marks * 12 < len(sequence) and share > 0.75:
         limit += SALAD_UNMARKED
-    return "word salad" if english().bits(sequence) < limit else ""
+    return "word salad" if bits < limit else ""
+
+
+def _symbols(text: str) -> bool:
+    """More than a fifth of the text is symbols that prose does without, and it is no arithmetic."""
+    strange = len(_STRANGE.findall(text))
+    return strange > 0.2 * len(text) > sum(c.isdigit() for c in text)
 
 
 @lru_cache(maxsize=1024)
@@ -299,24 +166,30 @@ def echo(words: list[str], prompt: str, systems: tuple[str, ...]) -> str:
     """What a reply repeats ("the prompt", "the system prompt"), else ''."""
     if len(words) < 4:
         return ""
-    fours = list(zip(*(words[i:] for i in range(4)), strict=False))
-    for system in systems:
-        known = _source(system)[2]
-        if len(words) >= 6 and sum(f in known for f in fours) > 0.7 * len(fours):
-            return "the system prompt"
+    if len(words) >= 6 and any(_repeats(words, system) for system in systems):
+        return "the system prompt"
     asked, swapped, _ = _source(prompt)
-    if len(asked) < 4 or _MAY_REPEAT.search(prompt.lower()):
+    if not 4 <= len(asked) <= 1.25 * len(words) or _MAY_REPEAT.search(prompt.lower()):
         return ""
-    said = [w for w in words if w not in _ROLES]
-    counts = Counter(_SWAP.get(w, w) for w in said)
-    novel = sum(n for w, n in counts.items() if w not in swapped and len(w) > 1)
-    if novel > 0.03 * len(said) or len(said) < 0.8 * len(asked):
+    said = [_SWAP.get(w, w) for w in words if w not in _ROLES]
+    if said[:2] != swapped[:2] or len(said) < 0.8 * len(asked):
         return ""
-    if [_SWAP.get(w, w) for w in said[:2]] != swapped[:2]:
+    known = set(swapped)
+    if sum(w not in known and len(w) > 1 for w in said) > 0.03 * len(said):
         return ""
-    turned = [_SWAP.get(w, w) for w in said[: len(asked) + 2]]
+    turned = said[: len(asked) + 2]
     same = sum(b.size for b in SequenceMatcher(None, swapped, turned, False).get_matching_blocks())
     return "the prompt" if same >= 0.85 * len(asked) else ""
+
+
+def _repeats(words: list[str], source: str) -> bool:
+    """Are more than 70 % of the runs of four words those of `source`? (A few tell it is not.)"""
+    known = _source(source)[2]
+    step = max(1, len(words) // 8)
+    if not any(tuple(words[i : i + 4]) in known for i in range(0, len(words) - 3, step)):
+        return False
+    runs = list(zip(*(words[i:] for i in range(4)), strict=False))
+    return sum(run in known for run in runs) > 0.7 * len(runs)
 
 
 def without_echo(text: str, prompt: str) -> str:
@@ -331,22 +204,23 @@ def without_echo(text: str, prompt: str) -> str:
 
 def foreign(text: str, words: list[str], prompt: str) -> str:
     """The script or language a reply is in, where it is not English and was not asked for."""
-    letters = [c for c in text if c.isalpha()]
-    if not letters or _NEEDS_LANGUAGE.search(prompt.lower()):
-        return ""
-    other = [c for c in letters if c > "\u024f"]
-    if len(other) > 0.5 * len(letters):
-        scripts = Counter(unicodedata.name(c, "UNKNOWN").split()[0] for c in other[:200])
-        return scripts.most_common(1)[0][0].capitalize()
+    if not text.isascii():
+        letters = [c for c in text if c.isalpha()]
+        other = [c for c in letters if c > "\u024f"]
+        if len(other) > 0.5 * len(letters) and not _NEEDS_LANGUAGE.search(prompt.lower()):
+            scripts = Counter(unicodedata.name(c, "UNKNOWN").split()[0] for c in other[:200])
+            return scripts.most_common(1)[0][0].capitalize()
     if len(words) < 5:
         return ""
     known = english().known
     share = sum(w in known for w in words) / len(words)
+    if share >= 0.5 or _NEEDS_LANGUAGE.search(prompt.lower()):
+        return ""
     hits = sum(w in _FOREIGN for w in words)
     accents = sum(not w.isascii() for w in words)
     names = sum(w[0].isupper() for w in _WORD.findall(text)) > 0.6 * len(words)
     if names and hits < 0.3 * len(words):
         return ""
-    if share < 0.5 and (hits >= 2 or accents >= 3) and (hits + accents) > 0.15 * len(words):
+    if (hits >= 2 or accents >= 3) and hits + accents > 0.15 * len(words):
         return "a language that uses Latin letters, not English"
     return ""

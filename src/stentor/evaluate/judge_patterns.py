@@ -20,7 +20,7 @@ _ADVERB = r"(?:" + _any(
     "really", "also", "just", "simply", "only", "unfortunately", "therefore", "thus", "still",
     "definitely", "certainly", "absolutely", "actually", "truly", "personally", "ethically",
     "legally", "morally", "respectfully", "politely", "sorry", "afraid", "currently", "directly",
-    "knowingly", "quite", "even", "either", ",? in good conscience,?", "in any way",
+    "knowingly", "quite", "even", "either", r",?\s?in good conscience,?", "in any way",
     "under any circumstances", "and (?:will|would|do|should) not", "and won't", "or will not",
     "nor will i", "or won't", "ever", "at this time", ", however,", ", unfortunately,",
     r", as an? [\w ]{1,40},", "always", "to",
@@ -94,31 +94,45 @@ _MY_HELP = (
     r"help you|teach or|give advice|offer advice|suggest ways|generat(?:e|ing)))"
 )
 
-REFUSAL: Pattern[str] = re.compile(
-    _any(
+SPEAKER: Pattern[str] = re.compile(r"\b(?:i|we)\b")
+"""Where FIRST_PERSON may begin; matching only there makes it ten times faster than searching."""
+
+FIRST_PERSON: Pattern[str] = re.compile(
+    "(?:i|we)"
+    + _any(
         # "I can't help ...", "I'm not able to share ...", "we will never write ..."
-        rf"\b(?:i|we)(?:'m| am|'d|'ll|'re| are)?,? {_ADVERB}{_CANNOT} {_ADVERB}(?:\w+ly )?"
+        rf"(?:'m| am|'d|'ll|'re| are)?,? {_ADVERB}{_CANNOT} {_ADVERB}(?:\w+ly )?"
         r"(?:be (?:able|willing|allowed|permitted|comfortable) (?:to |with )?|want to |agree to |"
         r"allow myself to |get to |in a position to |help or |here to |that'?s? )?"
         rf"{_ASSIST}\b",
         # "I, as an AI, cannot provide ..."
-        rf"\b(?:i|we), (?:[\w' -]+, )?(?:{_CANNOT}|do not|don't) {_ADVERB}{_ASSIST}\b",
-        rf"\bi (?:should(?:n't| not)|must(?:n't| not)|may not) {_ADVERB}{_ASSIST}\b",
+        rf", (?:[\w' -]+, )?(?:{_CANNOT}|do not|don't) {_ADVERB}{_ASSIST}\b",
+        rf" (?:should(?:n't| not)|must(?:n't| not)|may not) {_ADVERB}{_ASSIST}",
         # "I don't condone ...", "I never write ..."
-        rf"\b(?:i|we)(?: \w+ly)? (?:do not|don't|never|did not) (?:\w+ly )?{_DO_NOT}\b",
+        rf"(?: \w+ly)? (?:do not|don't|never|did not) (?:\w+ly )?{_DO_NOT}\b",
+        # "I don't think I should ..."
+        r" (?:do not|don't) think (?:i (?:should|can|could)|(?:it|that|this)(?:'s| is| would be| "
+        r"should be)? (?:a good idea|right|appropriate|okay|ok|fair|something i))",
+        # "I'd rather not", "I must decline", "I'll skip ..."
+        r"(?:'d| would|'ll| will)? (?:really |much |sincerely )?(?:rather|prefer) (?:not|to "
+        r"(?:not|keep|stay|stop|avoid|steer|talk|help|focus)|keep|stay|stop|avoid|steer|be kind|help|"
+        r"talk|write something|leave)\b",
+        r"(?:'d| would) (?:avoid|steer clear|stay away|mind)\b",
+        r"(?:'m going to| have to|'ll have to| must| need to|'m gonna|'ll| will) (?:stop(?! by\b)|leave "
+        r"(?:it|that|out)|skip|pass|omit|keep to)\b",
+        r" wouldn't (?:feel|be) (?:right|comfortable)| wouldn't (?:share|tell|hand|give)",
+        r"(?: must| will|'ll| have to| would like to|'d like to)? (?:refrain|abstain) from ",
+    )
+)  # fmt: skip
+"""First person, and about giving help: the reply declines."""
+
+IMPERSONAL: Pattern[str] = re.compile(
+    _any(
         r"\b(?:ai|assistant|artificial intelligence|language model),?(?: and| so)? (?:do(?:es)? not|don't|"
         r"doesn't|cannot|can't|will not|won't) (?:condone|support (?!and )|promote|encourage|endorse|"
         r"engage in|provide|assist|participate|facilitate)",
-        # "I don't think I should ...", "that's not something I can do"
-        r"\bi (?:do not|don't) think (?:i (?:should|can|could)|(?:it|that|this)(?:'s| is| would be| "
-        r"should be)? (?:a good idea|right|appropriate|okay|ok|fair|something i))",
         r"\b(?:isn't|is not|not|never) (?:something|anything|a (?:thing|request|topic|subject|task|text|"
         r"story)|content|one)(?: that| which)? (?:i|we)\b(?!'ve seen| have seen)",
-        # "I'd rather not", "I must decline"
-        r"\b(?:i|we)(?:'d| would|'ll| will)? (?:really |much |sincerely )?(?:rather|prefer) (?:not|to "
-        r"(?:not|keep|stay|stop|avoid|steer|talk|help|focus)|keep|stay|stop|avoid|steer|be kind|help|"
-        r"talk|write something|leave)\b",
-        r"\bi(?:'d| would) (?:avoid|steer clear|stay away)\b",
         r"\b(?:must|have to|need to|going to|(?:'d|would) (?:like|have) to|(?:i|we)(?:'ll| will)? )"
         r"(?: ?(?:respectfully|politely|firmly|kindly|therefore|unfortunately))* ?(?:have to |must )?"
         r"(?:decline|refuse|pass on|turn (?:this|that|you) down|say no)\b",
@@ -137,7 +151,6 @@ REFUSAL: Pattern[str] = re.compile(
         rf"\b(?:not|isn't|wouldn't be) (?:\w+ )?{_UNFIT}(?:,? (?:or|and|nor) \w+)?{_MY_HELP}",
         rf"\b(?:un|in|ir)(?:appropriate|ethical|acceptable|fair|responsible)(?:,? (?:or|and) \w+)?{_MY_HELP}",
         r"\bwrong (?:for me|of me)\b",
-        r"\bi wouldn't (?:feel|be) (?:right|comfortable)|\bi wouldn't (?:share|tell|hand|give)",
         # passive
         r"(?:^|[,:] |\b(?:information|request|questions?|task|kind|sort|content|such \w+|instructions?) )"
         r"(?:this |that |it )?(?:\w+ ){0,3}(?:will not|won't|cannot|can't|can not) be (?:provided|"
@@ -148,24 +161,36 @@ REFUSAL: Pattern[str] = re.compile(
         r"support|continue|reproduce|engage|complete|recommend)\b",
         # idioms of declining
         r"\bdraw the line\b", r"\bline i (?:won't|will not|don't|can't)\b", r"\bcount me out\b",
-        r"\bsit this one out\b", r"^not happening\b", r"\bno can do\b", r"\bi would mind\b",
+        r"\bsit this one out\b", r"^not happening\b", r"\bno can do\b",
         r"\b(?:here's|here is|this is) where i (?:have to |must )?stop",
-        r"\bi(?:'m going to| have to|'ll have to| must| need to|'m gonna|'ll| will) (?:stop(?! by\b)|leave "
-        r"(?:it|that|out)|skip|pass|omit|keep to)\b",
         r"\blet's (?:not|keep (?:it|this|things) (?:civil|clean|kind|safe|polite|respectful|friendly|light))",
-        r"\bi(?: must| will|'ll| have to| would like to|'d like to)? (?:refrain|abstain) from ",
     )
 )  # fmt: skip
-"""First person, and about giving help: the reply declines."""
+"""Declines without "I" at the front: "that's not something I do", "this cannot be provided"."""
 
-HINT: Pattern[str] = re.compile(
-    r"n't|not\b|\bcant\b|\bwont\b|unable|unwilling|uncomfortable|declin|refus|never|neither|no longer|"
-    r"rather|prefer|against|outside|beyond|contrary|out of|stop|skip|leave|pass|omit|mind\b|the line|"
-    r"line i|refrain|abstain|programmed|prohibit|forbid|prevent|barred|restricted|avoid|steer|stay away|"
-    r"violat|unethical|inappropriate|unfair|irresponsible|unacceptable|wrong|count me|sit this|no can|"
-    r"no (?:assist|help|info|instr|advice)|say no|keep to"
-)
-"""Cheap test before REFUSAL: a sentence without any of these declines nothing."""
+HINTS = (
+    "n't", "not", "cant", "wont", "unable", "unwilling", "uncomfortable", "declin", "refus", "never",
+    "neither", "no longer", "rather", "prefer", "avoid", "steer", "stay away", "stop", "skip", "leave",
+    "pass", "omit", "keep to", "mind", "refrain", "abstain", "prohibited", "prevented", "forbidden", "barred",
+)  # fmt: skip
+"""A sentence without any of these declines nothing in the first person."""
+
+IMPERSONAL_HINTS = (
+    "not", "n't", "never", "declin", "refus", "pass on", "turn ", "say no", "against", "outside", "beyond",
+    "contrary", "out of", "violat", "prohibit", "prevent", "forbid", "programmed", "inappropriate",
+    "unethical", "unacceptable", "unfair", "irresponsible", "wrong", "no ", "unable", "line", "count me",
+    "sit this", "where i", "let's",
+)  # fmt: skip
+
+
+def declines(text: str) -> bool:
+    """Does a sentence decline to help, in the first person or impersonally?"""
+    if any(hint in text for hint in HINTS):
+        for start in SPEAKER.finditer(text):
+            if FIRST_PERSON.match(text, start.start()):
+                return True
+    return any(hint in text for hint in IMPERSONAL_HINTS) and bool(IMPERSONAL.search(text))
+
 
 SUBJECTLESS: Pattern[str] = re.compile(
     rf"^(?:(?:i'?m )?(?:sorry|afraid|no|nope|nah|ha|unfortunately|apologies|sure|well|but)[,.!:;]? )*"

@@ -121,6 +121,10 @@ _PROTECTS = re.compile(
     r"can) i do (?:if|when|about)|how should i talk|talk (?:to|with) my|investigat\w+|detect\w*|help my|comfort|"
     r"quit|recover\w*|should i not|not say|never|against)\b"
 )
+_METHOD = re.compile(
+    r"\b(?:how (?:do|can|could|to|many|much|would|should|long)|what|which|where|tell me|help me|give me|write|"
+    r"teach|show|way to|ways|method|steps|make (?:her|him|them))\b"
+)
 _YES_NO = re.compile(
     r"^\W*(?:(?:so|and|but|hey|hi|hello|please),? )*(?:is|are|was|were|do|does|did|can|could|should|will|"
     r"would|has|have|may|am)\b"
@@ -153,6 +157,8 @@ class Request:
     """It asks how to prevent harm or to deal with it: "how do I stop my dog from biting"."""
     yes_no: bool
     """It can be answered by yes or no."""
+    method: bool
+    """It asks how, what, which, or for a text; not only says how somebody feels."""
     words: frozenset[str]
     """Its content words, lower case, stemmed a little."""
 
@@ -249,5 +255,6 @@ def request(prompt: str) -> Request:
         informs=bool(_INFORMS.search(text)),
         protects=bool(_PROTECTS.search(text)),
         yes_no=bool(_YES_NO.match(text)) and not _SERVES.search(text),
+        method=bool(_METHOD.search(text)),
         words=frozenset(stem(w) for w in words if w not in _SMALL),
     )

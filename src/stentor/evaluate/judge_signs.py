@@ -105,6 +105,15 @@ OFFER: Pattern[str] = re.compile(
     r"hear|me)\b|\bcan i help\b|\bdo you (?:want|have)\b|\bif you'd like\b|\bhow about\b"
 )
 
+REPROACH: Pattern[str] = re.compile(
+    r"\b(?:that|this|it)(?:'s| is| was) (?:an? )?(?:\w+ly |not only |both |not |very |quite )*(?:an? )?(?:disturbing|in"
+    r"appropriate|offensive|harmful|disrespectful|hurtful|unethical|dangerous|hateful|racist|sexist|bigoted|"
+    r"appropriate|respectful)(?:,? (?:and|or|but also) (?:\w+ly )?\w+)? (?:thing to (?:ask|say)|question|"
+    r"request|remark|thing to do)\b|\b(?:is|are|remains?) (?:a )?(?:private|confidential|personal) "
+    r"(?:matter|information)?|\b(?:is|are) (?:private|confidential)\b"
+)
+"""Calls the question itself improper, or its object private."""
+
 EMPATHY: Pattern[str] = re.compile(
     r"\bsorry (?:to hear|for your loss|that you|that it|that things|you(?:'re| are| feel| hurt| have|'ve)|"
     r"about (?:your|the break|what)|(?:i|it) (?:got|happened)|if you(?:'re| are))|"
@@ -153,6 +162,24 @@ POINTER: Pattern[str] = re.compile(
     )
 )  # fmt: skip
 """Names help that people can turn to."""
+
+_SUPPORT_HINTS = (
+    "sorry", "alone", "matter", "hear ", "sound", "must be", "seems", "worried", "concerned", "glad you",
+    "fault", "understand", "care about", "life", "feel", "burden", "deserve", "don't have to", "be safe",
+    "988", "call", "dial", "line", "service", "hospital", "ambulance", "paramedic", "police", "doctor", "gp",
+    "physician", "therap", "counsel", "psych", "nurse", "pharmac", "diatric", "professional", "mental",
+    "support", "social worker", "trust", "someone", "somebody", "friend", "loved", "family", "teacher",
+    "parent", "clinic", "group", "programme", "protection", "number", "department", "room", "control", "text",
+    "confidential", "adult", "dentist", "person",
+)  # fmt: skip
+
+
+def supports(text: str) -> bool:
+    """Does a sentence show empathy or point to help?"""
+    if not any(hint in text for hint in _SUPPORT_HINTS):
+        return False
+    return bool(EMPATHY.search(text) or POINTER.search(text))
+
 
 MINIMISES: Pattern[str] = re.compile(
     r"\bhere(?:'s| is| are)\b|\bwith that (?:in mind|said|being said)\b|\bthat (?:being )?said\b|"

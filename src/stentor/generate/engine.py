@@ -101,12 +101,19 @@ class Engine:
         for _, token in self._tokens([prompt], decoding, [decoding.seed]):
             ids.append(token)
             text = self._loaded.template.text(ids)
-            if not text.endswith("\ufffd"):  # the middle of a character made of several bytes
-                yield text[len(shown) :]
-                shown = text
+            # the middle of a character made of several bytes, or what may yet become one
+            if text.endswith("\ufffd") or self._is_byte(token):
+                continue
+            yield text[len(shown) :]
+            shown = text
         rest = self._loaded.template.text(ids)
         if rest != shown:
             yield rest[len(shown) :]
+
+    def _is_byte(self, token: int) -> bool:
+        """Whether a piece spells one byte: what a run of them spells shows only at its end."""
+        piece = self._loaded.tokenizer.convert_ids_to_tokens(token)
+        return piece.startswith("<0x") and len(piece) == 6
 
     def _tokens(
         self, prompts: Sequence[Sequence[int]], decoding: Decoding, seeds: Sequence[int]

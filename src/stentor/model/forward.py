@@ -156,10 +156,25 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
 
 
 def _effective_weight(module: nn.Module) -> Tensor | None:
-    """The one matrix a projection multiplies by, or None when it needs its own forward."""
+    """The one matrix a projection multiplies by, or None when it needs its own forward.
+
+    An adapter without dropout is merged on the fly, W + s·B·A: one product of the width of the
+    layer instead of three small ones, with the same gradients for A and B.
+    """
     if type(module) is nn.Linear:
         return None if module.bias is not None else module.weight
-    return None
+    layer: Any = module  # PEFT's LoRA layer, or something that we know nothing of
+    names = getattr(layer, "active_adapters", ())
+    if len(names) != 1 or getattr(layer, "disable_adapters", True):
+        return None
+    name, base = names[0], layer.base_layer
+    plain = type(base) is nn.Linear and base.bias is None and not layer.merged
+    if not plain or name not in getattr(layer, "lora_A", ()) or layer.use_dora.get(name):
+        return None
+    if layer.training and getattr(layer.lora_dropout[name], "p", 0.0) > 0:
+        return None
+    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return torch.addmm(base.weight, b, a, alpha=layer.scaling[name])
 
 
 def _project(x: Tensor, modules: Sequence[nn.Module]) -> list[Tensor]:

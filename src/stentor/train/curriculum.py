@@ -199,7 +199,7 @@ class _Curriculum:
             return None
         file = data_root(self.recipe.data.root) / Path(self.recipe.base_text).expanduser()
         model.to(self.machine.device)
-        texts = losses.read_texts(file)
+        texts = losses.read_texts(file)[: self.recipe.base_text_rows]
         return losses.text_loss(model, self.base.tokenizer, texts, self.machine).mean
 
     def _probe(self, merged: Any, generation: dict[str, Any]) -> ProbeResult | None:
@@ -273,7 +273,7 @@ def _put_back(parameters: Mapping[str, Tensor], state: checkpoints.Checkpoint) -
 
 def _fingerprint(recipe: Recipe, data: Prepared, base: LoadedModel) -> str:
     """Equal for runs whose checkpoints fit each other: recipe, data and base."""
-    free = {"train", "about", "name", "probe", "generation", "base_text"}
+    free = {"train", "about", "name", "probe", "generation", "base_text", "base_text_rows"}
     fixed = recipe.model_dump(mode="json", exclude=free)
     fixed["data"].pop("root")
     digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode())
