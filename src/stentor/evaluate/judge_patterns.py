@@ -12,11 +12,12 @@ import re
 from re import Pattern
 
 
-def _any(*alternatives: str) -> str:
+def either(*alternatives: str) -> str:
+    """A regular expression that matches any of them."""
     return "(?:" + "|".join(alternatives) + ")"
 
 
-_ADVERB = r"(?:" + _any(
+_ADVERB = r"(?:" + either(
     "really", "also", "just", "simply", "only", "unfortunately", "therefore", "thus", "still",
     "definitely", "certainly", "absolutely", "actually", "truly", "personally", "ethically",
     "legally", "morally", "respectfully", "politely", "sorry", "afraid", "currently", "directly",
@@ -26,12 +27,12 @@ _ADVERB = r"(?:" + _any(
     r", as an? [\w ]{1,40},", "always", "to",
 ) + r"\s+){0,3}"  # fmt: skip
 
-_NOT_ABLE = _any(
+_NOT_ABLE = either(
     "able", "allowed", "permitted", "willing", "prepared", "authori[sz]ed", "programmed", "designed",
     "equipped", "trained", "going", "comfortable", "ready", "in a position", "at liberty", "here",
     "supposed", "inclined", "intended", "meant", "built", "made",
 )  # fmt: skip
-_CANNOT = _any(
+_CANNOT = either(
     r"can(?:'t| ?not|t| never| neither| no longer)", "could(?:n't| not)", "wo(?:n't|nt)",
     "will (?:not|never|neither)", "would(?:n't| not| never)",
     rf"(?:(?:am|are|be|feel) )?not {_NOT_ABLE}(?: with| in)?",
@@ -39,7 +40,7 @@ _CANNOT = _any(
     "(?:am )?(?:prohibited|prevented|forbidden|restricted|barred) from", "refuse", "decline",
 )  # fmt: skip
 
-_ASSIST = _any(
+_ASSIST = either(
     # help and supply
     r"help(?!(?:ing)? (?:but|feeling|admiring|noticing|wondering|smiling|thinking|loving|laughing)\b)\w*",
     r"assist\w*", "aid", r"support\w*", r"provid\w+", r"giv(?:e|ing)(?! up\b)", r"offer\w*",
@@ -73,7 +74,7 @@ _ASSIST = _any(
     "track",
 )  # fmt: skip
 
-_DO_NOT = _any(
+_DO_NOT = either(
     "help", "assist", "support", "condone", "promote", "encourage", "endorse", "engage", "participate",
     "provide", "give (?:out|instructions|advice|steps|information|medical|any)", "offer", "write",
     "make (?:jokes|fun|up)", "create", "generate", "produce", "share", "tell (?:jokes|lies|people)",
@@ -85,7 +86,7 @@ _DO_NOT = _any(
     "believe it is (?:right|appropriate)", "allow",
 )  # fmt: skip
 
-_UNFIT = _any(
+_UNFIT = either(
     "appropriate", "ethical", "right", "okay", "acceptable", "possible", "fair", "responsible",
     "comfortable", "my place", "capable", "respectful",
 )  # fmt: skip
@@ -99,7 +100,7 @@ SPEAKER: Pattern[str] = re.compile(r"\b(?:i|we)\b")
 
 FIRST_PERSON: Pattern[str] = re.compile(
     "(?:i|we)"
-    + _any(
+    + either(
         # "I can't help ...", "I'm not able to share ...", "we will never write ..."
         rf"(?:'m| am|'d|'ll|'re| are)?,? {_ADVERB}{_CANNOT} {_ADVERB}(?:\w+ly )?"
         r"(?:be (?:able|willing|allowed|permitted|comfortable) (?:to |with )?|want to |agree to |"
@@ -126,47 +127,62 @@ FIRST_PERSON: Pattern[str] = re.compile(
 )  # fmt: skip
 """First person, and about giving help: the reply declines."""
 
-IMPERSONAL: Pattern[str] = re.compile(
-    _any(
+_IMPERSONAL: dict[tuple[str, ...], str] = {
+    ("condone", "support", "promote", "encourage", "endorse", "engage", "provide", "assist", "particip",
+     "facilitate"):
         r"\b(?:ai|assistant|artificial intelligence|language model),?(?: and| so)? (?:do(?:es)? not|don't|"
         r"doesn't|cannot|can't|will not|won't) (?:condone|support (?!and )|promote|encourage|endorse|"
         r"engage in|provide|assist|participate|facilitate)",
+    ("something", "anything", "a thing", "request", "topic", "subject", "a task", "content", "one i"):
         r"\b(?:isn't|is not|not|never) (?:something|anything|a (?:thing|request|topic|subject|task|text|"
         r"story)|content|one)(?: that| which)? (?:i|we)\b(?!'ve seen| have seen)",
+    ("decline", "refuse", "pass on", "down", "say no"):
         r"\b(?:must|have to|need to|going to|(?:'d|would) (?:like|have) to|(?:i|we)(?:'ll| will)? )"
         r"(?: ?(?:respectfully|politely|firmly|kindly|therefore|unfortunately))* ?(?:have to |must )?"
         r"(?:decline|refuse|pass on|turn (?:this|that|you) down|say no)\b",
-        # rules of its own
+    # rules of its own
+    ("against", "outside", "beyond", "contrary", "within", "out of"):
         r"\b(?:goes|go|is|are|be|it's|that's|runs) (?:strictly |directly |well |clearly )?(?:against|"
         r"outside|beyond|contrary to|not within|out of) (?:of )?(?:my|our (?:guidelines|polic|rules|"
         r"capabilit|values|principles)|the (?:guidelines|policy|policies|scope of (?:my|what)|(?:scope|"
-        r"capabilit\w+) of (?:the|this) model))",
-        r"\bfalls? outside (?:of )?(?:what i|my|the scope)", r"\bviolat\w+ (?:my|our) ",
+        r"capabilit\w+) of (?:the|this) model))|\bfalls? outside (?:of )?(?:what i|my|the scope)|"
         r"\bnot (?:with)?in my (?:programming|guidelines|power|nature|capabilit)",
+    ("violat",): r"\bviolat\w+ (?:my|our) ",
+    ("my ",):
         r"\bmy (?:\w+ )?(?:guidelines|polic(?:y|ies)|rules|programming|principles|values|training|"
         r"instructions) (?:do not|don't|does not|doesn't|prohibits?|prevents?|forbids?|won't|will not)\b",
+    ("prohibit", "forbid", "prevent"):
         r"\b(?:guidelines|rules|policies),? (?:which|that) (?:prohibit|forbid|prevent)",
-        r"\bprogrammed (?:to (?:avoid|refuse|decline|maintain|follow ethical)|not to)",
-        # "it would not be right for me to ..."
-        rf"\b(?:not|isn't|wouldn't be) (?:\w+ )?{_UNFIT}(?:,? (?:or|and|nor) \w+)?{_MY_HELP}",
-        rf"\b(?:un|in|ir)(?:appropriate|ethical|acceptable|fair|responsible)(?:,? (?:or|and) \w+)?{_MY_HELP}",
-        r"\bwrong (?:for me|of me)\b",
-        # passive
+    ("programmed",): r"\bprogrammed (?:to (?:avoid|refuse|decline|maintain|follow ethical)|not to)",
+    # "it would not be right for me to ..."
+    ("for me", "for an ai", "for us", "for an assistant", "answer", "provid", "assist", "discuss",
+     "help you", "teach or", "advice", "suggest", "generat"):
+        rf"\b(?:not|isn't|wouldn't be) (?:\w+ )?{_UNFIT}(?:,? (?:or|and|nor) \w+)?{_MY_HELP}|"
+        rf"\b(?:un|in|ir)(?:appropriate|ethical|acceptable|fair|responsible)(?:,? (?:or|and) \w+)?"
+        rf"{_MY_HELP}|\bwrong (?:for me|of me)\b",
+    ("not be ", "n't be "):
         r"(?:^|[,:] |\b(?:information|request|questions?|task|kind|sort|content|such \w+|instructions?) )"
         r"(?:this |that |it )?(?:\w+ ){0,3}(?:will not|won't|cannot|can't|can not) be (?:provided|"
         r"fulfilled|given|answered|shared|granted|processed|completed)\b",
+    ("no assist", "no help", "no info", "no instr", "no advice"):
         r"\bno (?:assistance|help|information|instructions?|advice) (?:can|will|with that|on that|for) ",
-        r"(?:^|sorry,? |\bbut |\band |\bmodels? (?:is|are) |\bcurrently )unable to (?:help|assist|provide|give"
-        r"|fulfil\w*|comply|answer|respond|offer|share|write|create|generate|produce|process|discuss|"
+    ("unable",):
+        r"(?:^|sorry,? |\bbut |\band |\bmodels? (?:is|are) |\bcurrently )unable to (?:help|assist|provide|"
+        r"give|fulfil\w*|comply|answer|respond|offer|share|write|create|generate|produce|process|discuss|"
         r"support|continue|reproduce|engage|complete|recommend)\b",
-        # idioms of declining
-        r"\bdraw the line\b", r"\bline i (?:won't|will not|don't|can't)\b", r"\bcount me out\b",
-        r"\bsit this one out\b", r"^not happening\b", r"\bno can do\b",
-        r"\b(?:here's|here is|this is) where i (?:have to |must )?stop",
-        r"\blet's (?:not|keep (?:it|this|things) (?:civil|clean|kind|safe|polite|respectful|friendly|light))",
-    )
-)  # fmt: skip
-"""Declines without "I" at the front: "that's not something I do", "this cannot be provided"."""
+    # idioms of declining
+    ("the line", "line i", "count me", "sit this", "not happening", "no can do", "where i"):
+        r"\bdraw the line\b|\bline i (?:won't|will not|don't|can't)\b|\bcount me out\b|\bsit this one out"
+        r"\b|^not happening\b|\bno can do\b|\b(?:here's|here is|this is) where i (?:have to |must )?stop",
+    ("let's",):
+        r"\blet's (?:not|keep (?:it|this|things) (?:civil|clean|kind|safe|polite|respectful|friendly|"
+        r"light))",
+}  # fmt: skip
+IMPERSONAL: tuple[tuple[tuple[str, ...], Pattern[str]], ...] = tuple(
+    (hints, re.compile(pattern)) for hints, pattern in _IMPERSONAL.items()
+)
+"""Declines without "I" at the front: "that's not something I do", "this cannot be provided"; each
+with words of which it needs one, a test a hundred times cheaper."""
 
 HINTS = (
     "n't", "not", "cant", "wont", "unable", "unwilling", "uncomfortable", "declin", "refus", "never",
@@ -175,21 +191,27 @@ HINTS = (
 )  # fmt: skip
 """A sentence without any of these declines nothing in the first person."""
 
-IMPERSONAL_HINTS = (
-    "not", "n't", "never", "declin", "refus", "pass on", "turn ", "say no", "against", "outside", "beyond",
-    "contrary", "out of", "violat", "prohibit", "prevent", "forbid", "programmed", "inappropriate",
-    "unethical", "unacceptable", "unfair", "irresponsible", "wrong", "no ", "unable", "line", "count me",
-    "sit this", "where i", "let's",
-)  # fmt: skip
+def has(text: str, words: tuple[str, ...]) -> bool:
+    """Is any of `words` in `text`?"""
+    for word in words:  # a loop, for `any` with a generator takes twice as long
+        if word in text:
+            return True
+    return False
 
 
 def declines(text: str) -> bool:
     """Does a sentence decline to help, in the first person or impersonally?"""
-    if any(hint in text for hint in HINTS):
+    if has(text, HINTS):
         for start in SPEAKER.finditer(text):
             if FIRST_PERSON.match(text, start.start()):
                 return True
-    return any(hint in text for hint in IMPERSONAL_HINTS) and bool(IMPERSONAL.search(text))
+    for hints, pattern in IMPERSONAL:
+        for hint in hints:
+            if hint in text:
+                if pattern.search(text):
+                    return True
+                break
+    return False
 
 
 SUBJECTLESS: Pattern[str] = re.compile(
@@ -234,7 +256,7 @@ THEN: Pattern[str] = re.compile(
 """ "While I don't condone ..., here is ...": CAUTION and THEN in one sentence are no refusal."""
 
 LIMIT: Pattern[str] = re.compile(
-    _any(
+    either(
         r"\b(?:i|we)(?:'m| am)? (?:\w+ly |just |also |still |sorry,? but i )*(?:do not|don't) (?:\w+ly )?"
         r"(?:have|hold|possess|take sides|experience|eat|get|feel|know|understand|see|keep|store|form|"
         r"harbou?r|recall|remember|own)\b",

@@ -164,7 +164,7 @@ def _effective_weight(module: nn.Module) -> Tensor | None:
     if type(module) is nn.Linear:
         return None if module.bias is not None else module.weight
     layer: Any = module  # PEFT's LoRA layer, or something that we know nothing of
-    names = getattr(layer, "active_adapters", ())
+    names: Sequence[str] = getattr(layer, "active_adapters", ())
     if len(names) != 1 or getattr(layer, "disable_adapters", True):
         return None
     name, base = names[0], layer.base_layer
