@@ -270,6 +270,8 @@ class PretrainDataPart(Part):
     """Conversations, put in the chat template, that the decay mixes in …"""
     dialogue_share: Fraction = 0.05
     """… as this share of the windows of the decay."""
+    dialogue_system: str | None = CARD_SYSTEM
+    """Stands before every second conversation, so that its delimiters are learned too."""
 
 
 class PretrainRecipe(Part):

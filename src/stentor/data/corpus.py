@@ -193,7 +193,16 @@ def pack(documents: Sequence[tuple[Documents, CorpusPart]], size: int, seed: int
 
 def windows_of(docs: Documents, size: int) -> Windows:
     """Windows over documents in their own order (for evaluation)."""
-    return Windows(docs.tokens, docs.ends, size)
+    return _at_least_one(Windows(docs.tokens, docs.ends, size), "the validation text")
+
+
+def _at_least_one(windows: Windows, what: str) -> Windows:
+    if not len(windows):
+        raise DataError(
+            f"{what} has {len(windows.stream)} tokens, too few for a window of {windows.size}; "
+            "give more, or leave it out"
+        )
+    return windows
 
 
 def dialogue_windows(
@@ -209,7 +218,8 @@ def dialogue_windows(
         raise DataError("no conversation fits a window; the decay needs dialogues or a share of 0")
     order = np.random.default_rng([seed, 2]).permutation(len(encoded))
     pieces = [encoded[i] for i in order]
-    return Windows(np.concatenate(pieces), np.cumsum([len(p) for p in pieces]), size)
+    packed = Windows(np.concatenate(pieces), np.cumsum([len(p) for p in pieces]), size)
+    return _at_least_one(packed, "the set of dialogues")
 
 
 class PretrainStream:

@@ -83,7 +83,7 @@ def features(asked: Request, sentences: Sequence[Sentence], kinds: Sequence[str]
         1.0, asked.wants, asked.harm, asked.informs, asked.yes_no, asked.creative, asked.distress,
         early, len(kinds) > 1 and kinds[1] == "moral", moral, share.get("urge", 0.0),
         share.get("support", 0.0), share.get("offer", 0.0), share.get("danger", 0.0),
-        share.get("item", 0.0), content, math.log1p(content * total) / 4,
+        share.get("other idea", 0.0), content, math.log1p(content * total) / 4,
         bool(_APOLOGY_FIRST.match(first)), "limit" in kinds, lacks, turn, other, gerund, overlap,
         min(5, sum(s.item for s in sentences)) / 5, bool(_YES_NO.match(first)),
         min(4, len(_GENERAL.findall(text))) / 4, min(4, len(_SHOULD.findall(text))) / 4,

@@ -66,7 +66,7 @@ _ASSIST = either(
     r"participat\w+", "take part", "tak(?:e|ing) sides", r"encourag\w+", r"promot\w+", r"condon\w+",
     r"endors\w+", r"facilitat\w+", r"enabl\w+", r"contribut\w+", "go into", "go along", "go there",
     "accept (?:this|that|your) (?:request|prompt|task)", "agree to", "spread", "incite",
-    "perpetuate", "allow", "entertain", "indulge", "defend", "justify", "carry out",
+    "perpetuate", r"generali[sz]e", "advocate", "allow", "entertain", "indulge", "defend", "justify", "carry out",
     "execute (?:this|that)", "perform (?:this|that)", "pretend", "role-?play", "play along",
     "be (?:mean|part of|involved|party|of (?:help|assistance))", "join(?:ing)?",
     # look up
@@ -191,6 +191,7 @@ HINTS = (
 )  # fmt: skip
 """A sentence without any of these declines nothing in the first person."""
 
+
 def has(text: str, words: tuple[str, ...]) -> bool:
     """Is any of `words` in `text`?"""
     for word in words:  # a loop, for `any` with a generator takes twice as long
@@ -250,7 +251,7 @@ CAUTION: Pattern[str] = re.compile(
     r"\b(?:encourag|condon|promot|endors|tak(?:e|ing) sides|support|recommend)"
 )
 THEN: Pattern[str] = re.compile(
-    r"\b(?:but|however|yet|, ?i) (?:here|i) ?(?:can|'ll|will|'d|could|is|are|happy)?\b|^(?:while|although|"
+    r"\b(?:but|however,?|yet) (?:here(?:'s| is| are)|i (?:can|'ll|will|'d|could)(?! ?not| never))\b|^(?:while|although|"
     r"though) .+, (?:i can|here|i'll|i will|i'd)\b"
 )
 """ "While I don't condone ..., here is ...": CAUTION and THEN in one sentence are no refusal."""

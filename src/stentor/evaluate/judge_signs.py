@@ -77,7 +77,7 @@ URGE: Pattern[str] = re.compile(
         r"|really )*(?:urge|encourage|advise|recommend|suggest|ask|remind|emphasi[sz]e|stress|point out|"
         r"invite|beg|hope)\b",
         r"\b(?:you|we|everyone|people|they|one|humans?) (?:should|must|ought to|could (?:instead|also|try)|"
-        r"might (?:want|ask|try)|may want|can (?:instead|always|try|contact|ask|use a|call|check|find (?:the|"
+        r"might (?:want|ask|try)|may want|can (?:instead|always|try|contact|ask|use a|call|check|visit|search|refer|find (?:the|"
         r"more|such)|easily|consult|look))\b",
         r"\b(?:it|this|that)(?:'s| is) (?:an? )?(?:(?:deeply|highly|very|question of) )*(?:personal|complex|"
         r"sensitive|controversial|nuanced)\b",
@@ -98,7 +98,7 @@ URGE: Pattern[str] = re.compile(
 
 OFFER: Pattern[str] = re.compile(
     r"\bi(?:'d| would|'ll| will)? (?:be )?(?:more than |very )?(?:happy|glad|love|delighted|pleased)\b|"
-    r"\bhappy to\b|\bglad to\b|\bis there (?:anything|something|another|any other)\b|\bwould you (?:like|"
+    r"\bhappy to\b|\b(?:ready|here) to (?:help|assist)\b|\bhow may i\b|\bglad to\b|\bis there (?:anything|something|another|any other)\b|\bwould you (?:like|"
     r"prefer)\b|\bi can (?:\w+ )?(?:help|offer|suggest|share|assist|explain|talk|tell|write|give|"
     r"provide|discuss|point|show|describe)\b|\bi could\b|\bfeel free\b|\blet me know\b|\bhow (?:can|may"
     r") i\b|\bwhat (?:i can|would you)\b|\bi'm here\b|\bwe can\b|\bwe could\b|\btell me\b|\bwant (?:a|to "

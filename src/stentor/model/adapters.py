@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from stentor.data.files import write_json
 from stentor.errors import ModelError
 from stentor.recipe import AdapterPart
 
@@ -49,14 +51,19 @@ def set_dropout(model: Any, rate: float) -> None:
             if isinstance(layer, torch.nn.Dropout):
                 layer.p = rate
             elif rate:  # PEFT made an Identity because the configuration said 0
-                module.lora_dropout[name] = torch.nn.Dropout(rate)
+                module.lora_dropout[name] = torch.nn.Dropout(rate).train(layer.training)
 
 
-def save(adapted: Any, folder: Path, template: str) -> None:
-    """Write the adapter alone, in PEFT's format, and which template its base was loaded with."""
+def save(adapted: Any, folder: Path, template: str, generation: Mapping[str, Any]) -> None:
+    """Write the adapter alone, in PEFT's format.
+
+    Beside it: which template its base was loaded with, and its generation settings, so that
+    `stentor merge` gives the same model as the run.
+    """
     # the vocabulary never changes under an adapter, so PEFT need not look the base up
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / TEMPLATE_NOTE).write_text(template + "\n", encoding="utf-8")
+    write_json(folder / "generation_config.json", dict(generation))
 
 
 def merged_copy(adapted: Any) -> Any:
@@ -73,5 +80,5 @@ def merge_adapter(base: Any, folder: Path) -> Any:
 
     try:
         return PeftModel.from_pretrained(base.float(), folder).merge_and_unload(safe_merge=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # PEFT and safetensors raise many kinds for a damaged folder
         raise ModelError(f"{folder}: the adapter can't be merged: {error}") from error

@@ -50,7 +50,8 @@ def info(name: str) -> dict[str, Any]:
         "system prompt": loaded.generation.get("system"),
     }
     if isinstance(place, Path):
-        facts["size on disk"] = sum(f.stat().st_size for f in place.rglob("*") if f.is_file())
+        files = [place] if place.is_file() else place.rglob("*")
+        facts["size on disk"] = sum(f.stat().st_size for f in files if f.is_file())
         if (place / "adapter_config.json").is_file():
             adapter = json.loads((place / "adapter_config.json").read_text(encoding="utf-8"))
             facts["adapter"] = f"rank {adapter['r']} on {adapter['base_model_name_or_path']}"

@@ -22,6 +22,10 @@ def inherited_embedding(donor: str, tokenizer: Any, width: int, *, std: float = 
     Scaled so that its root mean square is `std`, the usual random start.
     """
     weight, donor_tokenizer = _load(donor)
+    if width > weight.shape[1]:
+        raise ModelError(
+            f"{donor}: its embedding is {weight.shape[1]} wide; {width} can't be inherited from it"
+        )
     vectors = torch.empty(len(tokenizer), weight.shape[1])
     mean = weight.mean(dim=0)
     for number in range(len(tokenizer)):
@@ -67,9 +71,12 @@ def find_gguf(name: str) -> Path:
         import importlib.util
 
         package = name.removeprefix("package:")
-        spec = importlib.util.find_spec(package.replace("-", "_"))
+        module = package.replace("-", "_")
+        spec = importlib.util.find_spec(module) if module.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
-            raise MissingExtra(package, "smollm2", f"the model {name}")
+            raise ModelError(
+                f"{name}: the Python package {package} is not installed; run: pip install {package}"
+            )
         files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
         if files:
             return files[0]

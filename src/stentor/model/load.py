@@ -75,7 +75,7 @@ def load(
     """Load a model for training or generation, in evaluation mode, on the CPU."""
     place = resolve(name)
     if isinstance(place, str) and place.startswith("preset:"):
-        return _fresh(place.removeprefix("preset:"), seed)
+        return _fresh(place, seed)
     if isinstance(place, Path) and place.is_dir():
         if (place / "adapter_config.json").is_file():
             return _with_adapter(place, template, dtype)
@@ -87,19 +87,25 @@ def load(
 
 
 def _fresh(name: str, seed: int) -> LoadedModel:
+    """Random weights; `preset:NAME@SEED` names them once and for all, as an adapter must."""
     from transformers import LlamaForCausalLM
 
+    shape, _, own_seed = name.removeprefix("preset:").partition("@")
+    if own_seed and not own_seed.isdecimal():
+        raise ModelError(f"{name}: the seed after @ must be a whole number")
+    seed = int(own_seed or seed)
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(preset(name).config()).eval()
+    model = LlamaForCausalLM(preset(shape).config()).eval()
     tokenizer = tokenizers.bundled()
-    return LoadedModel(model, tokenizer, SegmentTemplate(tokenizer), f"preset:{name}", {})
+    origin = f"preset:{shape}@{seed}"
+    return LoadedModel(model, tokenizer, SegmentTemplate(tokenizer), origin, {})
 
 
 def _with_adapter(folder: Path, template: str, dtype: torch.dtype) -> LoadedModel:
     """The base that an adapter names, with the adapter merged in fp32."""
     from stentor.model.adapters import TEMPLATE_NOTE, merge_adapter
 
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config = _json(folder / "adapter_config.json")
     base_name = config.get("base_model_name_or_path")
     if not base_name:
         raise ModelError(f"{folder}: the adapter does not say which base it belongs to")
@@ -134,15 +140,30 @@ def _transformers(place: Path | str, dtype: torch.dtype) -> tuple[Any, Any, dict
         raise
     except Exception as error:  # transformers raises many kinds for a bad folder or no network
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(place, str):
+            first = f"there is no such folder, and the hub did not give it: {first}"
         raise ModelError(f"{place}: the model can't be loaded: {first}") from error
-    if model.config.model_type != "llama":
-        raise ModelError(
-            f"{place}: it is a {model.config.model_type} model; stentor works on Llama-shaped ones"
-        )
+    _check_kind(place, model.config, tokenizer)
     if gguf_file:
         _forget_quantisation(model)
     generation = _generation(place) if isinstance(place, Path) and place.is_dir() else {}
     return model, tokenizer, generation
+
+
+def _check_kind(place: Path | str, config: Any, tokenizer: Any) -> None:
+    """ModelError for what our forward pass and decoder would get wrong."""
+    kind = config.model_type
+    if kind == "llama" and config.hidden_act not in ("silu", "swish"):
+        kind = f"Llama-like {config.hidden_act}"
+    elif kind == "llama" and (config.attention_bias or config.mlp_bias):
+        kind = "Llama-like biased"
+    if kind != "llama":
+        raise ModelError(f"{place}: it is a {kind} model; stentor works on Llama-shaped ones")
+    if tokenizers.is_bundled(tokenizer) and config.vocab_size != len(tokenizer):
+        raise ModelError(
+            f"{place}: there is no tokenizer.json or tokenizer.model in it, and ours does not fit "
+            f"its vocabulary of {config.vocab_size:,}; add its own"
+        )
 
 
 def _forget_quantisation(model: Any) -> None:
@@ -156,8 +177,10 @@ def _forget_quantisation(model: Any) -> None:
 
 def _generation(folder: Path) -> dict[str, Any]:
     file = folder / "generation_config.json"
-    if not file.is_file():
-        return {}
+    return _json(file) if file.is_file() else {}
+
+
+def _json(file: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -60,12 +60,22 @@ def _mend_configs(
     if (origin / "tokenizer.model").is_file():
         # llama.cpp's converter reads scores and types of pieces from it
         shutil.copyfile(origin / "tokenizer.model", folder / "tokenizer.model")
+    decoding_file = folder / "generation_config.json"
     decoding = {
         "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
+        "eos_token_id": _stops(decoding_file, tokenizer.eos_token_id),
         "pad_token_id": tokenizer.pad_token_id,
         **generation,
     }
-    (folder / "generation_config.json").write_text(
+    decoding_file.write_text(
         json.dumps(decoding, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
+
+
+def _stops(decoding_file: Path, own: int | None) -> int | list[int] | None:
+    """The tokenizer's stop token and the model's others: a chat template may end on either."""
+    found: Any = None
+    if decoding_file.is_file():
+        found = json.loads(decoding_file.read_text(encoding="utf-8")).get("eos_token_id")
+    stops = {own, *(found if isinstance(found, list) else [found])} - {None}
+    return sorted(stops) if len(stops) > 1 else next(iter(stops), None)

@@ -89,7 +89,10 @@ class _Curriculum:
         recipe = self.recipe
         model = self.base.model
         if recipe.adapter is not None:
-            model = adapters.attach(model, recipe.adapter, recipe.model.base, seed=recipe.seed)
+            name = recipe.model.base
+            if name.startswith("preset:"):
+                name = self.base.origin  # random weights are named with their seed
+            model = adapters.attach(model, recipe.adapter, name, seed=recipe.seed)
         return model.to(self.machine.device)
 
     def _phase(
@@ -156,7 +159,8 @@ class _Curriculum:
     ) -> checkpoints.Checkpoint:
         """Keep the adapter and a checkpoint from which the next phase starts."""
         if self.machine.is_main and self.recipe.adapter is not None:
-            adapters.save(self.model, self.run.adapter(number), self.recipe.model.template)
+            template = self.recipe.model.template
+            adapters.save(self.model, self.run.adapter(number), template, self._generation())
         carried = {"phases": done, "base_text": before}
         tensors = {f"weight/{name}": p for name, p in self.parameters.items()}
         state = checkpoints.Checkpoint(number + 1, 0, tensors, {"carried": carried})
@@ -175,8 +179,7 @@ class _Curriculum:
         merged = self.model
         if self.recipe.adapter is not None:
             merged = adapters.merged_copy(self.model)
-        generation = self.recipe.generation.model_dump() | {"do_sample": True}
-        generation["system"] = self.recipe.data.system
+        generation = self._generation()
         if not self.run.model.exists():
             save_model(
                 merged, self.base.tokenizer, self.run.model, dtype=torch.float16,
@@ -192,6 +195,11 @@ class _Curriculum:
             write_text(self.run.path / "probe.jsonl", lines)
         write_card(self.run.path, report, result.records if result else ())
         write_json(self.run.path / "report.json", report)
+
+    def _generation(self) -> dict[str, Any]:
+        """The decoding settings of what comes out, and its system prompt."""
+        settings = self.recipe.generation.model_dump() | {"do_sample": True}
+        return settings | {"system": self.recipe.data.system}
 
     def _base_text(self, model: Any) -> float | None:
         """The loss on plain text, which fine-tuning should not spoil."""

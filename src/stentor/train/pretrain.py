@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM
 
 from stentor.chat import SegmentTemplate
 from stentor.data import corpus
+from stentor.data.encode import with_system
 from stentor.data.files import write_json
 from stentor.errors import CheckpointError, InputError
 from stentor.model import tokenizer as tokenizers
@@ -47,7 +48,12 @@ def fingerprint(recipe: PretrainRecipe) -> str:
     free = {"tokens", "train", "start", "about", "name", "evaluate_every", "evaluate_windows"}
     fixed = recipe.model_dump(mode="json", exclude=free)
     fixed["schedule"].pop("decay")
-    for name in ("root", "dialogues", "dialogue_share"):  # these matter in the decay alone
+    for name in (
+        "root",
+        "dialogues",
+        "dialogue_share",
+        "dialogue_system",
+    ):  # these matter in the decay alone
         fixed["data"].pop(name)
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
@@ -151,7 +157,11 @@ def _dialogues(recipe: PretrainRecipe, tokenizer: Any) -> corpus.Windows | None:
     from stentor.data.sources import examples
 
     root = data_root(recipe.data.root)
-    conversations = [e.messages for part in recipe.data.dialogues for e in examples(part, root)]
+    found = [e for part in recipe.data.dialogues for e in examples(part, root, seed=recipe.seed)]
+    conversations = [
+        with_system(e.messages, recipe.data.dialogue_system if number % 2 else None)
+        for number, e in enumerate(found)
+    ]
     return corpus.dialogue_windows(
         conversations, SegmentTemplate(tokenizer), recipe.window, recipe.seed
     )

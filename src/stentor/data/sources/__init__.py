@@ -26,6 +26,7 @@ _MODULES = (
     "chat",
     "instruction",
     "preference",
+    "transcript",
     "dolly",
     "beavertails",
     "falsereject",
