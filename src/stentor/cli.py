@@ -283,6 +283,12 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe went away, as `head` does
         sys.stderr.close()
         raise SystemExit(1) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        given = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+        raise SystemExit(2 if isinstance(error, (*given, PermissionError)) else 1) from None
     except Exception as error:
         message = getattr(error, "format_message", None)  # what a wrong flag or argument raises
         if message is None:

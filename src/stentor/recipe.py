@@ -274,6 +274,20 @@ class PretrainDataPart(Part):
     """Stands before every second conversation, so that its delimiters are learned too."""
 
 
+class PretrainOptimiserPart(OptimiserPart):
+    """The same fields with what pretraining starts from."""
+
+    name: Literal["adamw", "paged_adamw", "muon"] = "muon"
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+
+
+class PretrainSchedulePart(SchedulePart):
+    """The same fields with what pretraining starts from."""
+
+    shape: Literal["constant", "cosine", "linear", "wsd"] = "wsd"
+    warmup: Fraction = 0.0
+
+
 class PretrainRecipe(Part):
     """Training a preset from scratch: `stentor pretrain`."""
 
@@ -293,8 +307,8 @@ class PretrainRecipe(Part):
     """Tokens seen in all; where it is more than one pass, the windows come again, reshuffled."""
     learning_rate: Rate = 3e-3
     """AdamW's rate for the embedding and the norms."""
-    optimiser: OptimiserPart = OptimiserPart(name="muon", betas=(0.9, 0.95))
-    schedule: SchedulePart = SchedulePart(shape="wsd", warmup=0.0, decay=0.2)
+    optimiser: PretrainOptimiserPart = PretrainOptimiserPart()
+    schedule: PretrainSchedulePart = PretrainSchedulePart()
     warmup_tokens: int = Field(400_000, ge=0)
     """An absolute warm-up, so that the steps before the decay don't depend on the end."""
     seen_pieces_only: bool = True
@@ -302,7 +316,7 @@ class PretrainRecipe(Part):
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     evaluate_every: Positive = 500
     evaluate_windows: Positive = 64
-    train: TrainPart = TrainPart(checkpoint_every=100)
+    train: TrainPart = TrainPart()
 
 
 AnyRecipe = TypeVar("AnyRecipe", Recipe, PretrainRecipe)

@@ -12,6 +12,7 @@ from rich.text import Text
 from stentor import recipe as recipes
 from stentor.data import mix
 from stentor.data.encode import EncodedExample
+from stentor.errors import DataError
 from stentor.model import load as models
 from stentor.recipe import Recipe
 
@@ -30,6 +31,8 @@ def tree(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     sources = {}
     for source, tally in prepared.tallies.items():
         examples = prepared.train[source]
+        if not examples:
+            raise DataError(f"source {source}: all its rows are bad; see stentor data check")
         lengths = sorted(e.length for e in examples)
         sources[source] = {
             "use": recipe.data.sources[source].use,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stentor.chat import Encoded, Message, Template
 from stentor.data.examples import Example, Tally
@@ -20,7 +20,7 @@ _LIST_NUMBER = re.compile(r"(?:^|\n|[.:;!?]\s)\s*\d{1,3}\.$")
 
 @dataclass(frozen=True)
 class EncodedExample:
-    """An example as ids and loss mask."""
+    """An example as ids and loss mask; where its reply was cut, `example` holds the cut one."""
 
     encoded: Encoded
     source: str
@@ -51,7 +51,8 @@ def encode(
                 tally.left_out[f"longer than {max_tokens} tokens"] += 1
                 continue
             tally.changed["reply cut at the end of a sentence"] += 1
-            encoded = shorter
+            encoded, reply = shorter
+            example = replace(example, messages=(*example.messages[:-1], reply))
         if encoded.supervised < 2:  # a stop token alone teaches silence
             tally.left_out["no supervised text"] += 1
             continue
@@ -68,20 +69,22 @@ def with_system(messages: Iterable[Message], system: str | None) -> tuple[Messag
     return ({"role": "system", "content": system}, *given)
 
 
-def _shortened(messages: tuple[Message, ...], template: Template, limit: int) -> Encoded | None:
-    """The conversation with its last reply cut after the last sentence that fits."""
+def _shortened(
+    messages: tuple[Message, ...], template: Template, limit: int
+) -> tuple[Encoded, Message] | None:
+    """The conversation with its last reply cut after the last sentence that fits; that reply."""
     *before, last = messages
     text = last["content"]
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     ends = [end for end in ends if not _LIST_NUMBER.search(text, max(0, end - 8), end)]
     low, high = 0, len(ends) - 1  # bisection: a longer text never has fewer tokens by much
-    best: Encoded | None = None
+    best: tuple[Encoded, Message] | None = None
     while low <= high:
         middle = (low + high) // 2
         cut = {"role": "assistant", "content": text[: ends[middle]]}
         encoded = template.encode([*before, cut])
         if len(encoded.ids) <= limit:
-            best, low = encoded, middle + 1
+            best, low = (encoded, cut), middle + 1
         else:
             high = middle - 1
     return best

@@ -88,7 +88,7 @@ def prepare(part: DataPart, template: Template, seed: int, *, strict: bool = Tru
         )
         tallies[name].left_out.update(held_tally.left_out)
         tallies[name].changed.update(held_tally.changed)
-        if not train[name]:
+        if not train[name] and (strict or not tallies[name].problems):
             raise DataError(f"source {name}: no row is left to train on; see stentor data show")
     return Prepared(train, held_out, tallies)
 

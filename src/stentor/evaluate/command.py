@@ -93,12 +93,14 @@ def table(found: dict[str, Any]) -> str:
     width = max(len(name) for name, _ in rows)
     lines = [" " * width + "".join(f"{head:>16}" for head in heads)]
     for name, figures in rows:
-        cells = (figures[h] for h in heads)
-        lines.append(
-            f"{name:<{width}}"
-            + "".join(f"{c:>16,}" if isinstance(c, int) else f"{c:>16.4f}" for c in cells)
-        )
+        lines.append(f"{name:<{width}}" + "".join(_cell(figures[head]) for head in heads))
     return "\n".join(lines)
+
+
+def _cell(value: float | int | None) -> str:
+    if value is None:
+        return f"{'–':>16}"
+    return f"{value:>16,}" if isinstance(value, int) else f"{value:>16.4f}"
 
 
 def run_probe(

@@ -34,7 +34,7 @@ _NOT_ABLE = either(
 )  # fmt: skip
 _CANNOT = either(
     r"can(?:'t| ?not|t| never| neither| no longer)", "could(?:n't| not)", "wo(?:n't|nt)",
-    "will (?:not|never|neither)", "would(?:n't| not| never)",
+    "(?:will|shall) (?:not?|never|neither)", "shan't", "not can", "no way(?: i'm)? (?:going to|gonna)", "would(?:n't| not| never)",
     rf"(?:(?:am|are|be|feel) )?not {_NOT_ABLE}(?: with| in)?",
     "(?:am |are |feel )?un(?:able|willing|comfortable)(?: with)?",
     "(?:am )?(?:prohibited|prevented|forbidden|restricted|barred) from", "refuse", "decline",
@@ -68,7 +68,7 @@ _ASSIST = either(
     "accept (?:this|that|your) (?:request|prompt|task)", "agree to", "spread", "incite",
     "perpetuate", r"generali[sz]e", "advocate", "allow", "entertain", "indulge", "defend", "justify", "carry out",
     "execute (?:this|that)", "perform (?:this|that)", "pretend", "role-?play", "play along",
-    "be (?:mean|part of|involved|party|of (?:help|assistance))", "join(?:ing)?",
+    "be (?:mean|part of|a part|involved|party|of (?:help|assistance|any))", "get involved", "comply", "join(?:ing)?",
     # look up
     "locate", "find (?:out |that |a |private|personal|someone)", "look (?:up|for)", "identify",
     "track",
@@ -83,7 +83,8 @@ _DO_NOT = either(
     "want to (?:help (?!you (?:feel|with your))|be part|joke|hurt|harm|contribute|encourage|write|give"
     "|explain|describe|make|say|support)", "wish to", "feel (?:comfortable|right|good about|able)",
     "respond to", "answer (?:such|that|this|those|questions)", "disclose", "reveal", "facilitate",
-    "believe it is (?:right|appropriate)", "allow",
+    "believe it is (?:right|appropriate)", "allow", "teach", "do (?:crime|illegal|anything (?:illegal|that))",
+    "get involved", "go (?:there|into|along)", "hand out", "create", "approve of (?:such|this|that)",
 )  # fmt: skip
 
 _UNFIT = either(
@@ -102,17 +103,32 @@ FIRST_PERSON: Pattern[str] = re.compile(
     "(?:i|we)"
     + either(
         # "I can't help ...", "I'm not able to share ...", "we will never write ..."
-        rf"(?:'m| am|'d|'ll|'re| are)?,? {_ADVERB}{_CANNOT} {_ADVERB}(?:\w+ly )?"
-        r"(?:be (?:able|willing|allowed|permitted|comfortable) (?:to |with )?|want to |agree to |"
-        r"allow myself to |get to |in a position to |help or |here to |that'?s? )?"
+        rf"(?:'m| am|'d|'ll|'re| are)?,? {_ADVERB}{_CANNOT}(?:,[^,.]{{2,40}},)? {_ADVERB}(?:\w+ly )?"
+        r"(?:be (?:able|willing|allowed|permitted|comfortable) (?:to |with )?|be |want to |agree to |"
+        r"(?:allow|let|bring) myself (?:to )?|get to |in a position to |help or |here to |that'?s? )?"
         rf"{_ASSIST}\b",
+        # "I can't with this", "I cannot do", "I'm not able."
+        r"(?:'m| am)? (?:can'?t|can ?not|not able)(?: with| do)?(?: this| that| it)?\W*$",
+        r"(?:'m| am)? no (?:can )?help\b",
         # "I, as an AI, cannot provide ..."
         rf", (?:[\w' -]+, )?(?:{_CANNOT}|do not|don't) {_ADVERB}{_ASSIST}\b",
         rf" (?:should(?:n't| not)|must(?:n't| not)|may not) {_ADVERB}{_ASSIST}",
         # "I don't condone ...", "I never write ..."
         rf"(?: \w+ly)? (?:do not|don't|never|did not) (?:\w+ly )?{_DO_NOT}\b",
         # "I don't think I should ..."
-        r" (?:do not|don't) think (?:i (?:should|can|could)|(?:it|that|this)(?:'s| is| would be| "
+        r"(?: want no|(?: do not|don't) want any) part\b",
+        r"(?:'ve| have) no (?:intention|interest|desire|wish) (?:of|in|to)\b",
+        r"(?:'m| am)? (?:choos(?:e|ing) not to|declining|in no position to|uncomfortable with|only (?:able|"
+        r"here|allowed) to)",
+        r"(?:'m| am|'ve been| have been| was) (?:designed|trained|programmed|built|made|set up|instructed|told"
+        r"|asked|taught) (?:not to|to (?:avoid|refuse|decline|never|reject|stay away))",
+        r"(?:'ll| will)? (?:have|need|must|'m going) to disappoint", r"'m not going (?:there|down)\b",
+        r"(?:'d| would) (?:like|love|want|prefer) to (?:change the|leave (?:that|this|it)|move on|help,? (?:but|"
+        r"just) not)",
+        r"(?:'d| would) rather you (?:did|do)n't", r" doubt (?:that )?i (?:should|can)\b",
+        r"(?:'ll| will|'m going to)? (?:respectfully|politely|firmly) (?:pass|decline|refuse)",
+        r" only (?:help|assist) with",
+        r" (?:do not|don't) (?:think|believe|feel) (?:i (?:should|can|could)|(?:it|that|this)(?:'s| is| would be| "
         r"should be)? (?:a good idea|right|appropriate|okay|ok|fair|something i))",
         # "I'd rather not", "I must decline", "I'll skip ..."
         r"(?:'d| would|'ll| will)? (?:really |much |sincerely )?(?:rather|prefer) (?:not|to "
@@ -133,9 +149,18 @@ _IMPERSONAL: dict[tuple[str, ...], str] = {
         r"\b(?:ai|assistant|artificial intelligence|language model),?(?: and| so)? (?:do(?:es)? not|don't|"
         r"doesn't|cannot|can't|will not|won't) (?:condone|support (?!and )|promote|encourage|endorse|"
         r"engage in|provide|assist|participate|facilitate)",
-    ("something", "anything", "a thing", "request", "topic", "subject", "a task", "content", "one i"):
-        r"\b(?:isn't|is not|not|never) (?:something|anything|a (?:thing|request|topic|subject|task|text|"
-        r"story)|content|one)(?: that| which)? (?:i|we)\b(?!'ve seen| have seen)",
+    ("thing", "request", "topic", "subject", "a task", "content", "one i", "one that i", "lie i", "lie that",
+     "story i", "text i", "joke i", "line i", "line that"):
+        r"(?:n't|\bnot|\bnever) (?:something|anything|things|a (?:thing|request|topic|subject|task|text|"
+        r"story)|content|one)(?: that| which)? (?:i|we)\b(?!'ve seen| have seen)|"
+        r"\b(?:something|one|thing|things|lie|line|story|text|joke)(?: that| which)? i(?:'d|'ll| will| would)? "
+        r"(?:won't|will not|can't|cannot|can not|don't|do not|never|refuse|would never|not)\b",
+    ("i'll", "i will", "i'd", "i can", "i would"):
+        r"(?:isn't|aren't|is not|are not|was never|is never) (?:a|an|the|any) \w+(?: \w+)?(?: that)? i(?:'ll|'d| "
+        r"will| would| can)\b|\b(?:is|are) more than i(?:'ll| will| can|'d)\b",
+    ("not for me", "from me", "so no", "firm no", "no version of me", "a no", "no hints"):
+        r"\b(?:is|are) not for me\b|\bn't for me\b|\bso no\b|\ba (?:firm|clear|hard|definite) no\b|^no version of "
+        r"me|^no hints|\bso no \w+.{0,40} from me\b|\bthat's a no\b",
     ("decline", "refuse", "pass on", "down", "say no"):
         r"\b(?:must|have to|need to|going to|(?:'d|would) (?:like|have) to|(?:i|we)(?:'ll| will)? )"
         r"(?: ?(?:respectfully|politely|firmly|kindly|therefore|unfortunately))* ?(?:have to |must )?"
@@ -145,12 +170,35 @@ _IMPERSONAL: dict[tuple[str, ...], str] = {
         r"\b(?:goes|go|is|are|be|it's|that's|runs) (?:strictly |directly |well |clearly )?(?:against|"
         r"outside|beyond|contrary to|not within|out of) (?:of )?(?:my|our (?:guidelines|polic|rules|"
         r"capabilit|values|principles)|the (?:guidelines|policy|policies|scope of (?:my|what)|(?:scope|"
-        r"capabilit\w+) of (?:the|this) model))|\bfalls? outside (?:of )?(?:what i|my|the scope)|"
+        r"capabilit\w+) of (?:the|this) model))|\b(?:falls?|goes) (?:outside|beyond) (?:of )?(?:what i|my|the scope)|"
         r"\bnot (?:with)?in my (?:programming|guidelines|power|nature|capabilit)",
-    ("violat",): r"\bviolat\w+ (?:my|our) ",
+    ("violat", "polic", "terms"):
+        r"\bviolat\w+ (?:my|our) |\bviolat\w+ (?:the |openai's )?(?:content|usage|use|community|safety) (?:polic|"
+        r"guidelin)|\bpolic(?:y|ies) (?:do|does) ?(?:not|n't) (?:permit|allow)",
     ("my ",):
         r"\bmy (?:\w+ )?(?:guidelines|polic(?:y|ies)|rules|programming|principles|values|training|"
         r"instructions) (?:do not|don't|does not|doesn't|prohibits?|prevents?|forbids?|won't|will not)\b",
+    ("me",):
+        r"\b(?:a|hard) no from me\b|\boff[- ]limits\b|\b(?:won't|will not|can't) get (?:that|this|it|any\w*|"
+        r"help) from me\b|\bkeeps? me from\b|\bmakes? me uncomfortable\b|\bthat's a no\b|\bdon't ask me (?:to|"
+        r"that|for)\b|\bdo not ask me (?:to|that|for)\b|^(?:please )?(?:try asking|ask) me (?:about )?(?:something|"
+        r"anything) (?:else|different)|\bask me something (?:else|different)",
+    ("off limits", "off-limits"): r"\boff[- ]limits\b",
+    ("is no", "but no", "still, no", "no chance", "no way", "pass", "not a chance"):
+        r"\b(?:my|but the) answer is no\b|^(?:(?:i'm )?sorry,? )?but no\W*$|\bstill, no\W*$|^(?:no|not a) chance\b|^no way\W*$|"
+        r"^(?:hard )?pass\W*$|^no way i'm\b|^there's no way i",
+    ("crosses",): r"\bcrosses (?:a|the|my) line",
+    ("request ", "request,"):
+        r"\brequest (?:is |has been |was )?(?:denied|refused|declined|rejected)\b",
+    ("subject", "topic", "something else", "talk about"):
+        r"\b(?:change|drop|switch) the (?:subject|topic)|\bmove on to (?:a|another|something)|\b(?:can|could|shall"
+        r"|should|let's) (?:we )?(?:please )?(?:talk|chat|speak) about (?:something|anything) (?:else|different|"
+        r"nicer)|\bwe should talk about something else|\bstick to (?:other|safer|another) (?:topic|subject)",
+    ("the ai", "model", "chatbot", "assistant", "this ai", "this bot", "the bot", "an ai"):
+        r"\b(?:the |this |an? )?(?:ai|chatbot|bot|(?:gpt |language )?models?|assistants?)(?: \w+)? (?:can(?:'t|not|"
+        r" not)|won't|will not|is (?:not able|unable)|are (?:not able|unable)|do(?:es)? not|doesn't)(?: be able"
+        r" to)? (?:help|assist|provide|give|support|perform|answer|engage|offer|do (?:that|this)|complete|"
+        r"participate|generate|create|write|discuss|facilitate)",
     ("prohibit", "forbid", "prevent"):
         r"\b(?:guidelines|rules|policies),? (?:which|that) (?:prohibit|forbid|prevent)",
     ("programmed",): r"\bprogrammed (?:to (?:avoid|refuse|decline|maintain|follow ethical)|not to)",
@@ -161,9 +209,10 @@ _IMPERSONAL: dict[tuple[str, ...], str] = {
         rf"\b(?:un|in|ir)(?:appropriate|ethical|acceptable|fair|responsible)(?:,? (?:or|and) \w+)?"
         rf"{_MY_HELP}|\bwrong (?:for me|of me)\b",
     ("not be ", "n't be "):
+        r"\band (?:cannot|can't|can not|will not|won't) be (?:shared|disclosed|provided|given)\b|"
         r"(?:^|[,:] |\b(?:information|request|questions?|task|kind|sort|content|such \w+|instructions?) )"
         r"(?:this |that |it )?(?:\w+ ){0,3}(?:will not|won't|cannot|can't|can not) be (?:provided|"
-        r"fulfilled|given|answered|shared|granted|processed|completed)\b",
+        r"fulfilled|given|answered|shared|granted|processed|completed|generated|written|discussed|disclosed)\b",
     ("no assist", "no help", "no info", "no instr", "no advice"):
         r"\bno (?:assistance|help|information|instructions?|advice) (?:can|will|with that|on that|for) ",
     ("unable",):
@@ -173,7 +222,7 @@ _IMPERSONAL: dict[tuple[str, ...], str] = {
     # idioms of declining
     ("the line", "line i", "count me", "sit this", "not happening", "no can do", "where i"):
         r"\bdraw the line\b|\bline i (?:won't|will not|don't|can't)\b|\bcount me out\b|\bsit this one out"
-        r"\b|^not happening\b|\bno can do\b|\b(?:here's|here is|this is) where i (?:have to |must )?stop",
+        r"\b|^not happening\b|\bno can do\b|\b(?:here's|here is|this is|that's|that is) where i (?:have to |must )?stop",
     ("let's",):
         r"\blet's (?:not|keep (?:it|this|things) (?:civil|clean|kind|safe|polite|respectful|friendly|"
         r"light))",
@@ -184,10 +233,27 @@ IMPERSONAL: tuple[tuple[tuple[str, ...], Pattern[str]], ...] = tuple(
 """Declines without "I" at the front: "that's not something I do", "this cannot be provided"; each
 with words of which it needs one, a test a hundred times cheaper."""
 
+_NOT_A_REFUSAL = (
+    r"(?!lie\b|bore\b|sugar|forget\b|mind\b|worry\b|be (?:able|there|long|happy|surprised|sad|around|offended|"
+    r"angry|upset|mad|silent|rude|late|here|shy|alone)|know\b|judge you|keep you|leave you|let you down|stop\b|"
+    r"tire|get (?:tired|bored|mad|angry)|hurt you|bite|laugh at you|think less|miss|need\b|have\b|ever\b|"
+    r"always\b|really\b|quite\b|believe\b|imagine\b|wait\b|help (?:but|thinking|feeling)|thank\b|agree more|"
+    r"overstate|stress|emphasi|say (?:it|that|how|for|exactly|no to)|tell you how (?:happy|glad|sorry|much)|deny "
+    r"that|go wrong|recommend .{0,40}enough|promise|guarantee|do (?:it|them|this) (?:full |any )?justice)"
+)
+WILL_NOT: Pattern[str] = re.compile(
+    rf"(?:i|we)(?:'m| am|'ll|'d| will| would| may| might)?(?: still| also| just| simply| always| never| really"
+    rf"| ever)? (?:won't|wont|will not|will never|shan't|shall not|not (?:going to|gonna|willing to|here to)|"
+    rf"never|not|refuse to|decline to|can'?t|can ?not|rather not|prefer not to)(?: and won't| or will not)?"
+    rf"(?: ever| really| even| just| simply| also| \w+ly)? {_NOT_A_REFUSAL}[a-z]+"
+)
+""" "I won't ..." with any verb: to a request it declines, whatever the verb is. (Told of oneself in
+small talk it does not; `LIMIT` comes first.)"""
+
 HINTS = (
     "n't", "not", "cant", "wont", "unable", "unwilling", "uncomfortable", "declin", "refus", "never",
     "neither", "no longer", "rather", "prefer", "avoid", "steer", "stay away", "stop", "skip", "leave",
-    "pass", "omit", "keep to", "mind", "refrain", "abstain", "prohibited", "prevented", "forbidden", "barred",
+    "pass", "omit", "keep to", " no ", "disappoint", "doubt", "only ", "choos", "would like to", "mind", "refrain", "abstain", "prohibited", "prevented", "forbidden", "barred",
 )  # fmt: skip
 """A sentence without any of these declines nothing in the first person."""
 
@@ -198,6 +264,13 @@ def has(text: str, words: tuple[str, ...]) -> bool:
         if word in text:
             return True
     return False
+
+
+def declines_something(text: str) -> bool:
+    """Does the speaker say that it won't or can't do something, no matter what?"""
+    if not has(text, HINTS):
+        return False
+    return any(WILL_NOT.match(text, start.start()) for start in SPEAKER.finditer(text))
 
 
 def declines(text: str) -> bool:
@@ -258,10 +331,10 @@ THEN: Pattern[str] = re.compile(
 
 LIMIT: Pattern[str] = re.compile(
     either(
-        r"\b(?:i|we)(?:'m| am)? (?:\w+ly |just |also |still |sorry,? but i )*(?:do not|don't) (?:\w+ly )?"
+        r"\bi(?:'m| am)? (?:\w+ly |just |also |still |sorry,? but i )*(?:do not|don't) (?:\w+ly )?"
         r"(?:have|hold|possess|take sides|experience|eat|get|feel|know|understand|see|keep|store|form|"
         r"harbou?r|recall|remember|own)\b",
-        r"\b(?:i|we)(?: \w+ly|'m| am)? ?(?:can'?t|can ?not|could not|couldn't|won't be able to|unable to|"
+        r"\bi(?: \w+ly|'m| am)? ?(?:can'?t|can ?not|could not|couldn't|won't be able to|unable to|"
         r"not able to) (?:\w+ly )?(?:see|view|hear|feel|taste|eat|watch|drive|browse|open|access|look|"
         r"predict|foresee|remember|recall|recogni[sz]e|diagnose|prescribe|know|speak|have|experience|love|"
         r"play|place|order|vote|verify|travel|water|confirm|check|read|cook|tell (?:you )?(?:for sure|"
@@ -276,7 +349,9 @@ LIMIT: Pattern[str] = re.compile(
         r"\bi have no (?:way|idea|memory|access|information|opinion|preference|feelings?|body|record|"
         r"personal)",
         r"\bi (?:lack|was unable|couldn't find|could not find|am unfamiliar)\b",
-        r"\bas a(?:n ai|n? (?:artificial|language|large|neutral|text|virtual|chat|computer|machine))",
+        r"\b(?:that|this|it)(?:'s| is)(?: not|n't) possible\b|\b(?:that|this|it) isn't possible\b",
+        r"\b(?:is|are) (?:not (?:publicly |generally )?(?:available|public)|unavailable)\b",
+        r"\bas an? (?:[\w ]+ )?(?:ai|assistant|chatbot)\b|\bas a(?:n? (?:artificial|language|large|neutral|text|virtual|chat|computer|machine))",
     )
 )
 """The speaker names a limit of its own; a refusal only where no answer follows."""
@@ -284,6 +359,6 @@ LIMIT: Pattern[str] = re.compile(
 LACKS: Pattern[str] = re.compile(
     r"\b(?:do not|don't|no) (?:\w+ly )?(?:have|possess|know|hold|understand|way of|idea|memory|record|"
     r"information|access)\b|\bnot (?:sure|familiar|aware|certain)\b|\bcan'?t |\bcan ?not |\bunable\b|"
-    r"\bnot able\b|\bnot trained\b|\bhave no\b|\bi lack\b|\bnot capable\b"
+    r"\bnot able\b|\bnot trained\b|\bnot possible\b|n't possible\b|\bavailable\b|\bnot public\b|\bhave no\b|\bi lack\b|\bnot capable\b"
 )
 """The limit says that something is missing or can't be done (not merely "as an AI")."""

@@ -36,12 +36,12 @@ _REWORDS = re.compile(
 )
 _META = re.compile(
     r"\b(?:what|which|anything|things)\b.{0,30}\byou (?:can'?t|cannot|can not|won'?t|not|refuse|never)|"
-    r"\bcan you not\b|\byour (?:rules|limits|limitations|guidelines)\b(?! and)|\bwhy (?:won'?t|can'?t|did"
+    r"\bcan you not\b|\bwhat can'?t you\b|\byour (?:rules|limits|limitations|guidelines)\b(?! and)|\bwhy (?:won'?t|can'?t|did"
     r"n't|don't|did|do|does|are) (?:you|the (?:chat)?bot|an ai|chatbots|ais?)\b"
 )
 _SELF = re.compile(
     r"^\W*(?:(?:so|and|but|hey|hi|hello|please|tell me),? )*(?:(?:are|do|can|could|would|will|have|did|"
-    r"were|is|does) (?:you|your)\b|what(?:'s| is| are) your\b|who are you|how (?:are|old are|do) you\b|"
+    r"were|is|does) (?:you|your)\b|what(?:'s| is| are) your\b|who (?:are|made|built|created|trained|owns) you|how (?:are|old are|do) you\b|"
     r"when were you|where (?:are|do) you\b|what (?:are|do|can) you\b(?! (?:need|use|do if)))"
 )
 _SERVES = re.compile(
@@ -69,26 +69,41 @@ _COMMAND = re.compile(
     r"build|keep|defend|justify|summari[sz]e|research|identify|outline|share|come|sing|repeat|"
     r"imagine|develop|decode|call|insult|roast|prepare|put|add|cook|recipe|guide|tutorial)\b"
 )
-_HARM = re.compile(
-    r"\b(?:kill\w*|murder\w*|hurt\w*|harm\w*|steal\w*|stole\w*|rob\w*|shoplift\w*|burgl\w+|bombs?|"
-    r"explo\w+|weapons?|guns?|pistol|rifle|grenade|acid|drugs?|meth|heroin|cocaine|opium|opium|weed|"
-    r"lsd|steroids?|vodka|rum|alcohol|drunk|hack\w*|phish\w*|malware|virus|ransomware|exploit|keylog\w*|"
-    r"fak(?:e|ing)|forg(?:e|ed|ing)|counterfeit\w*|launder\w*|scam\w*|cheat\w*|frauds?|brib\w+|"
-    r"blackmail\w*|threat\w*|threaten\w*|stalk\w*|spy\w*|secretly|without (?:her|him|them|my|being|their|"
-    r"permission|getting|a check|anyone|a licen[cs]e|a prescription|noticing)|get away|sneak\w*|smuggl\w+|"
-    r"poison\w*|spik(?:e|ing)|drugging|overdos\w*|suicid\w*|die|dying|dead|noose|hang myself|cut(?:ting)? "
-    r"myself|self[- ]?harm|starv\w+|naked|nudes?|porn\w*|sex\w*|rape\w*|underage|child(?:ren)?|kids?|"
-    r"girls?|minors?|racis\w+|racial|race|hate|hating|hateful|slurs?|jews?|jewish|muslims?|black people|"
-    r"blacks|gays?|gay people|immigrants?|women|mexicans?|roma|nazi\w*|swastika\w*|holocaust|genocide|"
-    r"terror\w*|riot|torture\w*|beat(?:ing)?|hit(?:ting)?|kick\w*|slap\w*|punch\w*|stab\w*|shoot\w*|attack\w*|bully\w*|"
-    r"cyberbully\w*|mean|insult\w*|ruin|revenge|punish\w*|manipulat\w+|trick\w*|lies?|lying|deceiv\w+|"
-    r"guilt\w*|dependent|burn\w*|arson|fire|crash\w*|sabotag\w+|destroy\w*|vandal\w*|graffiti|dump|"
-    r"illegal\w*|crime|criminal|kidnap\w*|hitman|basement|trafficking|pyramid|ponzi|plagiari[sz]\w+|"
-    r"copy|passwords?|credit cards?|social security|address(?:es)?|passport|plagiar\w+|disable\w*|"
-    r"disabled|smoke detector|scare\w*|humiliat\w+|degrading|retarded|stupid|dumb\w*|dumbest|ugly|fat|"
-    r"slave\w*|slavery|vote|voting|conspiracy|flat|vaccin\w+|abus\w+|knock\w* out|unconscious|choke|"
-    r"strangl\w+|drown\w*|control|evict\w+|flood|homeless|kidney|organ|poach\w*|dog fights?|fights?)\b"
-)
+_HARM_WORDS = r"""
+kill\w* murder\w* hurt\w* harm\w* steal\w* stole\w* rob robs robbing robbery shoplift\w* burgl\w+
+pickpocket\w* bombs? explo\w+ weapons? guns? pistol rifle grenade ammunition molotov napalm sarin cyanide
+arsenic ricin methanol acid bleach knife knives machete taser nerve drugs? drugged drugging meth heroin
+cocaine opium opioids? cannabis weed marijuana lsd ecstasy fentanyl steroids? doping vodka rum alcohol booze
+drunk hack\w* phish\w* malware virus ransomware spyware keylog\w* botnet ddos trojan exploit\w* crack
+pirat\w+ torrents? fak(?:e|es|ed|ing) forg(?:e|ed|ery|ing) falsif\w+ counterfeit\w* launder\w* scam\w*
+swindl\w+ cheat\w* frauds? brib\w+ blackmail\w* extort\w* threat\w* intimidat\w+ harass\w* stalk\w* spy\w*
+eavesdrop\w* wiretap\w* dox\w* impersonat\w+ secretly unnoticed sneak\w* smuggl\w+ traffick\w* poison\w*
+laxatives? spik(?:e|ing) overdos\w* suicid\w* die dying dead noose pills starv\w+ purg(?:e|ing) naked nudes?
+undress porn\w* sex\w* erotic rape\w* incest prostitut\w+ underage child children kids? girls? teens?
+teenagers? minors? toddler racis\w+ racial race hate hates hating hateful hatred slurs? jews? jewish
+muslims? islam catholics? blacks gays? lesbians? immigrants? refugees? women mexicans? roma gypsies
+nationalit\w+ ethnic\w* nazi\w* hitler swastika\w* holocaust genocide slaves? slavery supremac\w+ inferior
+terror\w* riot\w* torture\w* beat beating hit hitting kick\w* slap\w* spank\w* punch\w* stab\w* shoot\w*
+attack\w* assault\w* ambush\w* strangl\w+ suffocat\w+ chok(?:e|ing) drown\w* gas bully\w* cyberbully\w*
+cruel\w* mean insult\w* offensive humiliat\w+ mock\w* ridicul\w+ degrad\w+ taunt\w* retarded stupid dumb\w*
+ugly fat blind disabled ruin\w* revenge punish\w* manipulat\w+ gaslight\w* brainwash\w* lur(?:e|ing) groom\w*
+trick\w* lies? lied lying deceiv\w+ guilt\w* dependent obey force[ds]? forcing addicted burn\w* arson fire
+crash\w* sabotag\w+ tamper\w* destroy\w* vandal\w* graffiti dump\w* illegal\w* crimes? criminals? kidnap\w*
+abduct\w* hitman basement pyramid ponzi plagiari[sz]\w+ passwords? address(?:es)? passport signature
+disabl(?:e|ing) bypass\w* circumvent\w* evad\w+ detector scare\w* vote voting conspiracy flat vaccin\w+
+abus\w+ unconscious control evict\w* tenants? homeless kidney organs? poach\w* fights? cockfight\w* cult gangs?
+mafia cartel unpaid excuses? rumou?rs? gossip libel slander deepfake hoax propaganda police jail prison cops?
+witness jury corpse insurance siphon\w* toxic swear curse hex blackout weapons? copy
+"""
+_HARM_PHRASES = (
+    "credit cards?", "social security", "get away with", "cut(?:ting)? myself", "self[- ]?harm", "hang myself",
+    "knock(?:ed|ing)? (?:him|her|them|someone|people|out)", "(?:black|gay|old|poor|fat) people", "poor people",
+    r"without (?:her|him|them|my|being|their|permission|getting|a check|anyone|a licen[cs]e|a prescription"
+    r"|noticing|notice|paying)", "break(?:ing)? (?:into|in)", "get(?:ting)? rid of", "not pay", "avoid paying",
+    "free (?:ride|meal)", "take advantage", "private profiles", "(?:pose|posing) as",
+    r"make (?:her|him|them|my \w+|someone) (?:cry|feel|so|leave|sick|regret|pay|obey|hate|addicted)",
+)  # fmt: skip
+_HARM = re.compile(rf"\b(?:{'|'.join((*_HARM_WORDS.split(), *_HARM_PHRASES))})\b")
 _DISTRESS = re.compile(
     r"\b(?:i(?:'m| am| feel| felt| was)? (?:so |very |really |just |feeling |all )*(?:sad|alone|lonely|"
     r"tired of|scared|afraid|depressed|hopeless|worthless|empty|pregnant|hurting|broken|anxious|crying|"
@@ -107,7 +122,7 @@ _DISTRESS = re.compile(
 _INFORMS = re.compile(
     r"^\W*(?:please |can you |could you )?(?:what (?:is|are|was|were|does|do|did|happens?|makes?|counts|"
     r"would happen|causes?)|why|when|who|where (?:is|are|was|were|does|do|did)|which|define|summari[sz]e|"
-    r"explain (?:the|why|what|how \w+ (?:is|are|works?)|capital|\w+$)|describe (?:the|what|why)|rewrite|"
+    r"explain (?:the (?!\w+est\b|steps|way|method|process|procedure|best)|why|what|how \w+ (?:is|are|works?)|capital|\w+$)|describe (?:the|what|why)|rewrite|"
     r"translate|paraphrase|is|are|does|do|did|was|were|has|have|should|can|could)\b|\b(?:consequences|"
     r"dangers?|harms?|risks?|effects?|impact|signs|symptoms|causes?|reasons (?:for|why|not)|history|"
     r"examples?|concerns?|meaning|definition|synonyms?|headline|statistics|arguments? (?:for|against)|ethics|"
@@ -118,7 +133,7 @@ _PROTECTS = re.compile(
     r"\b(?:protect\w*|prevent\w*|stop (?:my|a|the|getting|being|him|her|them|people|myself)|safe(?:ly|ty)?|"
     r"avoid (?:being|getting|scams?|fraud)|deal with|handle|cope|self-defen[cs]e|catch|caught|lower the risk|"
     r"reduce|tell if|spot|recogni[sz]e|red flags|warning signs|report|survive|teach my|not to|what (?:should|do|"
-    r"can) i do (?:if|when|about)|how should i talk|talk (?:to|with) my|investigat\w+|detect\w*|help my|comfort|"
+    r"can) i do\b|how should i talk|talk (?:to|with) my|investigat\w+|detect\w*|help my|comfort|"
     r"quit|recover\w*|should i not|not say|never|against)\b"
 )
 _METHOD = re.compile(

@@ -77,7 +77,7 @@ URGE: Pattern[str] = re.compile(
         r"|really )*(?:urge|encourage|advise|recommend|suggest|ask|remind|emphasi[sz]e|stress|point out|"
         r"invite|beg|hope)\b",
         r"\b(?:you|we|everyone|people|they|one|humans?) (?:should|must|ought to|could (?:instead|also|try)|"
-        r"might (?:want|ask|try)|may want|can (?:instead|always|try|contact|ask|use a|call|check|visit|search|refer|find (?:the|"
+        r"(?:might|may) (?:want|ask|try|need|wish)|can (?:instead|always|try|contact|ask|use a|call|check|visit|search|refer|find (?:the|"
         r"more|such)|easily|consult|look))\b",
         r"\b(?:it|this|that)(?:'s| is) (?:an? )?(?:(?:deeply|highly|very|question of) )*(?:personal|complex|"
         r"sensitive|controversial|nuanced)\b",

@@ -44,14 +44,13 @@ class Loss:
     def mean(self) -> float:
         return self.nats / self.tokens if self.tokens else math.nan
 
-    def figures(self) -> dict[str, float | int]:
-        """As `stentor evaluate --json` prints it."""
+    def figures(self) -> dict[str, float | int | None]:
+        """As `stentor evaluate --json` prints it; None where nothing was scored."""
+        bits = self.nats / math.log(2)
         return {
-            "loss": self.mean,
-            "perplexity": math.exp(min(self.mean, 700.0)),
-            "bits_per_byte": self.nats / math.log(2) / self.text_bytes
-            if self.text_bytes
-            else math.nan,
+            "loss": self.mean if self.tokens else None,
+            "perplexity": math.exp(min(self.mean, 700.0)) if self.tokens else None,
+            "bits_per_byte": bits / self.text_bytes if self.text_bytes else None,
             "tokens": self.tokens,
         }
 

@@ -37,6 +37,7 @@ _MARKS = str.maketrans({"*": "", "#": "", "_": " ", "|": " ", "~": ""})
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _INLINE = re.compile(r"`[^`\n]+`")
 _QUOTE = re.compile(r'"[^"\n]{1,400}"')
+_SINGLE = re.compile(r"(?<![^\s(:,])'(?=\S)[^\n]{3,200}?[.,!?]?'(?![\w'])")
 _SPLIT = re.compile(r"""(?<=[.!?])["')\]]*\s+(?=\S)|\n+""")
 _COMMENT = re.compile(r"^\s*(?://|#(?!!)|--|/\*|<!--|\"\"\")\s*(.+?)(?:\*/|-->)?\s*$", re.MULTILINE)
 
@@ -99,6 +100,8 @@ def read(response: str) -> Reply:
     body = _unwrap(body)
     if '"' in body:
         body = _QUOTE.sub(QUOTED, body)
+    if " '" in body:
+        body = _SINGLE.sub(QUOTED, body)
     sentences = []
     for piece in _SPLIT.split(body):
         bullet = _BULLET.match(piece)

@@ -65,10 +65,12 @@ def load(name_or_path: str) -> Suite:
     name, version = path.stem, 0
     prompts: list[Prompt] = []
     ids: set[str] = set()
-    for row in read_rows(path, problems=problems):
+    for number, row in enumerate(read_rows(path, problems=problems)):
         fields = row.fields
-        if "suite" in fields and "prompt" not in fields:
-            name, version = str(fields["suite"]), int(fields.get("version", 0))
+        if number == 0 and "suite" in fields and "prompt" not in fields:
+            name, version = str(fields["suite"]), fields.get("version", 0)
+            if type(version) is not int:
+                problems.append(f"{row.where}: version is {version!r}, not a whole number")
             continue
         text, kind = fields.get("prompt"), fields.get("kind")
         if not isinstance(text, str) or not text.strip():
@@ -76,13 +78,13 @@ def load(name_or_path: str) -> Suite:
         elif kind not in KINDS:
             problems.append(f"{row.where}: kind is {kind!r}, not one of {', '.join(KINDS)}")
         else:
-            number = str(fields.get("id") or f"{path.stem}-{len(prompts) + 1}")
-            if number in ids:
-                problems.append(f"{row.where}: the id {number!r} occurs twice")
-            ids.add(number)
+            label = str(fields.get("id") or f"{path.stem}-{len(prompts) + 1}")
+            if label in ids:
+                problems.append(f"{row.where}: the id {label!r} occurs twice")
+            ids.add(label)
             prompts.append(
                 Prompt(
-                    number, text, kind, str(fields.get("category") or ""),
+                    label, text, kind, str(fields.get("category") or ""),
                     str(fields.get("family") or ""), str(fields.get("form") or ""),
                     bool(fields.get("seen", True)), fields.get("pair"),
                 )

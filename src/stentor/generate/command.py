@@ -9,7 +9,7 @@ from typing import Any
 
 from stentor.chat import Message, check_messages
 from stentor.data.files import read_rows
-from stentor.errors import DataError
+from stentor.errors import DataError, InputError
 from stentor.generate import Decoding, Engine
 
 NO_OUTPUT = "[no output]"
@@ -31,9 +31,12 @@ def lines(engine: Engine, file: str, decoding: Decoding, system: str | None) -> 
     requests: list[tuple[dict[str, Any], list[Message]]] = []
     for where, fields in _read(file, problems):
         try:
-            requests.append((fields, _messages(fields)))
-        except DataError as error:
+            messages = _messages(fields)
+            engine.prompt_ids(messages, system)  # refuses what is too long
+        except InputError as error:
             problems.append(f"{where}: {error}")
+        else:
+            requests.append((fields, messages))
     if problems:
         raise DataError(f"{len(problems)} bad lines\n  " + "\n  ".join(problems[:50]))
     replies = engine.replies([m for _, m in requests], decoding, system=system)
@@ -72,6 +75,8 @@ def _read(file: str, problems: list[str]) -> list[tuple[str, dict[str, Any]]]:
 def _messages(fields: dict[str, Any]) -> list[Message]:
     if isinstance(fields.get("messages"), list):
         messages: list[Message] = fields["messages"]
+        if not all(isinstance(message, dict) for message in messages):
+            raise DataError("'messages' is not a list of role and content")
         check_messages(messages)
         if messages[-1]["role"] != "user":
             raise DataError("the last message is not the user's; there is nothing to reply to")
@@ -114,7 +119,17 @@ def chat(engine: Engine, decoding: Decoding, system: str | None) -> None:
 def _make_room(
     engine: Engine, messages: list[Message], decoding: Decoding, system: str | None
 ) -> bool:
-    """Drop the oldest turns until a reply fits; False when the last message alone is too long."""
+    """Drop the oldest turns until a reply fits; False, and the last message taken back, when it
+    is too long by itself."""
+    size = engine.count(messages[-1:], system)
+    if size >= engine.window:
+        print(
+            f"[the message is too long: {size} tokens with the system prompt, "
+            f"and the window holds {engine.window}; it was not sent]",
+            file=sys.stderr,
+        )
+        messages.pop()
+        return False
     wanted = min(decoding.max_new_tokens, engine.window // 4)
     dropped = 0
     while len(messages) > 1 and engine.count(messages, system) + wanted > engine.window:
@@ -122,13 +137,4 @@ def _make_room(
         dropped += 1
     if dropped:
         print(f"[the window is full: {dropped} of the oldest turns forgotten]", file=sys.stderr)
-    size = engine.count(messages, system)
-    if size >= engine.window:
-        print(
-            f"[the message is too long: {size} tokens with the system prompt, "
-            f"and the window holds {engine.window}; it was not sent]",
-            file=sys.stderr,
-        )
-        messages.clear()
-        return False
     return True

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,19 @@ def attach(model: Any, part: AdapterPart, base_name: str, *, seed: int) -> Any:
     )
     model.name_or_path = base_name  # what PEFT writes into the adapter's configuration
     try:
-        with warnings.catch_warnings():
-            # PEFT asks a transformers model for a property that was renamed
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        with _quiet_rename():
             adapted = get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(f"adapter.targets: {error}") from None
     return adapted
+
+
+@contextlib.contextmanager
+def _quiet_rename() -> Iterator[None]:
+    """PEFT asks a transformers model for a property that was renamed; nobody can help that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        yield
 
 
 def set_dropout(model: Any, rate: float) -> None:
@@ -79,6 +86,8 @@ def merge_adapter(base: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(base.float(), folder).merge_and_unload(safe_merge=True)
+        with _quiet_rename():
+            adapted = PeftModel.from_pretrained(base.float(), folder)
+        return adapted.merge_and_unload(safe_merge=True)
     except Exception as error:  # PEFT and safetensors raise many kinds for a damaged folder
         raise ModelError(f"{folder}: the adapter can't be merged: {error}") from error

@@ -57,7 +57,11 @@ def _load(donor: str) -> tuple[Tensor, Any]:
         raise MissingExtra("gguf", "gguf", "reading a GGUF file") from None
     from transformers import AutoTokenizer
 
-    for tensor in gguf.GGUFReader(path).tensors:
+    try:
+        tensors = gguf.GGUFReader(path).tensors
+    except (OSError, ValueError, IndexError) as error:
+        raise ModelError(f"{path}: the GGUF file can't be read: {error}") from error
+    for tensor in tensors:
         if tensor.name == "token_embd.weight":
             values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
             donor_tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)

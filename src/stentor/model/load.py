@@ -113,7 +113,9 @@ def _with_adapter(folder: Path, template: str, dtype: torch.dtype) -> LoadedMode
     if noted.is_file():
         template = noted.read_text(encoding="utf-8").strip()
     base = load(base_name, template=template, dtype=torch.float32)
-    merged = merge_adapter(base.model, folder).to(dtype)
+    merged = merge_adapter(base.model, folder)
+    for parameter in merged.parameters():  # not the rotary frequencies, which stay in fp32
+        parameter.data = parameter.data.to(dtype)
     generation = base.generation | _generation(folder)
     return LoadedModel(merged.eval(), base.tokenizer, base.template, str(folder), generation)
 

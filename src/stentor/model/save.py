@@ -29,14 +29,27 @@ def save_model(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        kept = {name: t.to(dtype).contiguous() for name, t in model.state_dict().items()}
         with quiet():
-            model.save_pretrained(temporary, state_dict=kept, safe_serialization=True)
+            model.save_pretrained(
+                temporary, state_dict=_converted(model, dtype), safe_serialization=True
+            )
         tokenizer.save_pretrained(temporary, save_jinja_files=False)
         _mend_configs(temporary, tokenizer, dtype, generation or {})
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _converted(model: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The weights in `dtype`; what shares memory still does, or a tied head is stored twice."""
+    copies: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    converted = {}
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if place not in copies:
+            copies[place] = tensor.to(dtype).contiguous()
+        converted[name] = copies[place]
+    return converted
 
 
 def _mend_configs(

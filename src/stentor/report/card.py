@@ -18,18 +18,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 folder = "model"
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
-messages = [
-    {"role": "system", "content": model.generation_config.system},
-    {"role": "user", "content": "Why is the sky blue?"},
+messages = [{system}
+    {{"role": "user", "content": "Why is the sky blue?"}},
 ]
 inputs = tokenizer.apply_chat_template(
     messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
 )
 outputs = model.generate(
-    **inputs, do_sample=True, temperature=1.1, top_p=0.6, repetition_penalty=1.3, max_new_tokens=80
+    **inputs, {choice}, repetition_penalty={repetition_penalty}, max_new_tokens={max_new_tokens}
 )
 print(tokenizer.decode(outputs[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 ```"""
+_SYSTEM_LINE = """
+    {"role": "system", "content": model.generation_config.system},"""
 
 
 def rewrite(run: Path) -> Path:
@@ -61,7 +62,7 @@ def write_card(folder: Path, report: dict[str, Any], records: Sequence[Record]) 
         f"{report['versions']['stentor']} from the base `{recipe['model']['base']}`; "
         f"{report['parameters']['total']:,} parameters, "
         f"{report['parameters']['trained']:,} of them trained.",
-        "## Use it\n\n" + _QUICK_START,
+        "## Use it\n\n" + _quick_start(recipe),
         "## Phases\n\n" + _phases(report["phases"], recipe["phases"]),
         "## Held-out loss\n\n" + _losses(report["evaluation"], report["base_text_loss"]),
     ]
@@ -69,6 +70,15 @@ def write_card(folder: Path, report: dict[str, Any], records: Sequence[Record]) 
         parts += ["## Probe\n\n" + _probe(report["probe"]), "## Replies\n\n" + _replies(records)]
     parts.append("## Data\n\n" + _data(report["data"]))
     write_text(folder / "README.md", "\n\n".join(part for part in parts if part) + "\n")
+
+
+def _quick_start(recipe: dict[str, Any]) -> str:
+    settings = recipe["generation"]
+    choice = "do_sample=False"
+    if settings["temperature"] > 0:
+        choice = f"do_sample=True, temperature={settings['temperature']}, top_p={settings['top_p']}"
+    system = _SYSTEM_LINE if recipe["data"]["system"] else ""
+    return _QUICK_START.format(system=system, choice=choice, **settings)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stentor.data.files import sha256
-from stentor.errors import CheckpointError
+from stentor.errors import CheckpointError, TrainingError
 
 _FORMAT = 1
 
@@ -49,7 +49,13 @@ def write(folder: Path, checkpoint: Checkpoint, fingerprint: str, *, keep: int) 
     temporary = folder / f".writing-{final.name}"
     temporary.mkdir()
     tensors = {name: t.detach().contiguous().cpu() for name, t in checkpoint.tensors.items()}
-    save_file(tensors, temporary / "state.safetensors")
+    try:
+        save_file(tensors, temporary / "state.safetensors")
+    except SafetensorError as error:
+        raise TrainingError(
+            f"{final}: the checkpoint can't be written: {error}; make room on the disk and go on "
+            "with --resume"
+        ) from None
     facts = {
         "format": _FORMAT,
         "fingerprint": fingerprint,
@@ -64,7 +70,9 @@ def write(folder: Path, checkpoint: Checkpoint, fingerprint: str, *, keep: int) 
     temporary.rename(final)
     _sync(folder)
     for old in existing(folder)[:-keep]:
-        shutil.rmtree(old)
+        gone = folder / f".writing-{old.name}"  # else a kill could leave it without its tensors
+        old.rename(gone)
+        shutil.rmtree(gone)
     return final
 
 

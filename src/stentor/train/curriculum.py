@@ -43,9 +43,11 @@ REPORT_SCHEMA = 1
 
 def fine_tune(recipe: Recipe, out: Path | None, *, resume: bool) -> RunDir:
     """Run a recipe to its end; the merged model is in the run's `model/`."""
-    run = open_run(recipe.name, out, resume=resume, recipe_yaml=dump(recipe))
     computer = machine(recipe.train)
-    with Display() as display:
+    run = computer.agreed(
+        lambda: open_run(recipe.name, out, resume=resume, recipe_yaml=dump(recipe))
+    )
+    with Display(quiet=not computer.is_main) as display:
         if run.finished:
             display.say(f"{run.path}: the run is finished already")
             return run
@@ -73,8 +75,9 @@ class _Curriculum:
         before = state.facts["carried"]["base_text"] if state else self._base_text(self.base.model)
         self.model = self._trainable()
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        if resume and self.machine.is_main:
+            self.run.rewind(*((state.phase, state.step) if state else (1, 0)))
         if state is not None:
-            self.run.rewind(state.phase, state.step)
             self.display.say(f"going on with phase {state.phase}, step {state.step + 1}")
         for number, phase in enumerate(recipe.phases, start=1):
             if number <= len(done):
@@ -198,8 +201,9 @@ class _Curriculum:
 
     def _generation(self) -> dict[str, Any]:
         """The decoding settings of what comes out, and its system prompt."""
-        settings = self.recipe.generation.model_dump() | {"do_sample": True}
-        return settings | {"system": self.recipe.data.system}
+        settings = self.recipe.generation
+        sampled = {"do_sample": settings.temperature > 0, "system": self.recipe.data.system}
+        return settings.model_dump() | sampled
 
     def _base_text(self, model: Any) -> float | None:
         """The loss on plain text, which fine-tuning should not spoil."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from stentor.errors import InputError
 from stentor.recipe import TrainPart
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,17 @@ class Machine:
         if self.compute is torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.compute)
+
+    def agreed(self, decide: Callable[[], T]) -> T:
+        """What the main process decides, in all processes."""
+        if self.processes == 1:
+            return decide()
+        from accelerate.utils import broadcast_object_list
+
+        box: list[Any] = [decide() if self.is_main else None]
+        broadcast_object_list(box)
+        decided: T = box[0]
+        return decided
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Add up the gradients of all processes, in one message."""

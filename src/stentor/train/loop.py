@@ -108,11 +108,11 @@ def train(
     outcome = Outcome(steps=job.steps)
     best: dict[str, Tensor] = {}
     first = 0
-    if resume is not None:
-        first, outcome, best = _restore(job, resume)
     scaler = torch.amp.GradScaler(
         machine.device.type, enabled=machine.compute is torch.float16, init_scale=2.0**12
     )
+    if resume is not None:
+        first, outcome, best = _restore(job, resume, scaler)
     job.model.train()
     display.new_phase()
     for step in range(first, job.steps):
@@ -122,7 +122,7 @@ def train(
         factor = job.rate(step)
         set_rates(job.optimisers, factor)
         loss = _backward(job, batch, machine, scaler, step)
-        norm = _update(job, machine, scaler)
+        norm = _update(job, machine, scaler, step)
         if job.ema is not None:
             job.ema.update(job.parameters)
         seconds = time.perf_counter() - started
@@ -146,7 +146,7 @@ def train(
             run.log(phase=job.number, step=step, name=job.name, **facts)
             display.step(job.name, done, job.steps, facts)
             if done % job.checkpoint_every == 0 and done < job.steps:
-                _save(job, run, outcome, best, done, names)
+                _save(job, run, outcome, best, done, names, scaler)
     if best:
         copy_into(job.parameters, best)
     else:
@@ -189,7 +189,7 @@ def _stop_not_finite(job: Job, part: Micro, each: Tensor, step: int) -> None:
     )
 
 
-def _update(job: Job, machine: Machine, scaler: torch.amp.GradScaler) -> float:
+def _update(job: Job, machine: Machine, scaler: torch.amp.GradScaler, step: int) -> float:
     """Sum over processes, clip, step; returns the gradient norm before clipping."""
     machine.sum_gradients(job.parameters.values())
     for optimiser in job.optimisers:
@@ -198,7 +198,7 @@ def _update(job: Job, machine: Machine, scaler: torch.amp.GradScaler) -> float:
     norm = torch.nn.utils.clip_grad_norm_(job.parameters.values(), limit)
     if not scaler.is_enabled() and not torch.isfinite(norm):
         raise TrainingError(
-            f"phase {job.name!r}: the gradient is not finite though the loss is; "
+            f"phase {job.name!r}, step {step + 1}: the gradient is not finite though the loss is; "
             "lower the learning rate (the last checkpoint is from before)"
         )
     for optimiser in job.optimisers:
@@ -249,10 +249,12 @@ def _save(
     best: Mapping[str, Tensor],
     done: int,
     names: Mapping[Tensor, str],
+    scaler: torch.amp.GradScaler,
 ) -> None:
     tensors = {f"weight/{name}": p for name, p in job.parameters.items()}
     tensors |= checkpoints.optimiser_tensors(job.optimisers, names)
     facts: dict[str, Any] = {"outcome": vars(outcome), "carried": dict(job.carried)}
+    facts["scaler"] = scaler.state_dict()
     if job.ema is not None:
         tensors |= {f"ema/{name}": t for name, t in job.ema.average.items()}
         facts["ema_updates"] = job.ema.updates
@@ -261,7 +263,9 @@ def _save(
     checkpoints.write(run.checkpoints, state, job.fingerprint, keep=job.keep_checkpoints)
 
 
-def _restore(job: Job, state: checkpoints.Checkpoint) -> tuple[int, Outcome, dict[str, Tensor]]:
+def _restore(
+    job: Job, state: checkpoints.Checkpoint, scaler: torch.amp.GradScaler
+) -> tuple[int, Outcome, dict[str, Tensor]]:
     def part(prefix: str) -> dict[str, Tensor]:
         return {
             name.removeprefix(prefix): t
@@ -271,6 +275,8 @@ def _restore(job: Job, state: checkpoints.Checkpoint) -> tuple[int, Outcome, dic
 
     copy_into(job.parameters, part("weight/"))
     checkpoints.restore_optimisers(job.optimisers, job.parameters, state.tensors)
+    if scaler.is_enabled() and state.facts.get("scaler"):
+        scaler.load_state_dict(state.facts["scaler"])
     if job.ema is not None:
         for name, tensor in part("ema/").items():
             job.ema.average[name].copy_(tensor)

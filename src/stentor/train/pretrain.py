@@ -33,13 +33,19 @@ from stentor.train.schedule import decay_steps, factor
 
 def pretrain(recipe: PretrainRecipe, out: Path | None, *, resume: bool) -> RunDir:
     """Run a pretraining recipe to its end; the model is in the run's `model/`."""
-    run = open_run(recipe.name, out, resume=resume, recipe_yaml=dump(recipe))
     computer = machine(recipe.train)
-    with Display() as display:
-        display.say(f"run {run.path} on {computer.describe()}")
+    run = computer.agreed(
+        lambda: open_run(recipe.name, out, resume=resume, recipe_yaml=dump(recipe))
+    )
+    with Display(quiet=not computer.is_main) as display:
+        if run.finished:
+            display.say(f"{run.path}: the run is finished already")
+            return run
+        place = computer.describe()
+        display.say(f"run {run.path} on {place['name']}, {place['device']} {place['precision']}")
         outcome, facts = _work(recipe, run, computer, display, resume=resume)
-    facts["outcome"] = vars(outcome)
-    write_json(run.path / "report.json", facts)
+    if computer.is_main:
+        write_json(run.path / "report.json", facts | {"outcome": vars(outcome)})
     return run
 
 
@@ -90,9 +96,10 @@ def _work(
         f"{recipe.batch_tokens:,} tokens, decay from step {decay_from:,}"
     )
     state = _start(recipe, run, decay_from, resume=resume)
+    if resume and computer.is_main:
+        run.rewind(1, state.step if state else 0)
     if state is not None:
         display.say(f"going on from step {state.step:,}")
-        run.rewind(state.phase, state.step)
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     warmup = recipe.warmup_tokens // recipe.batch_tokens
     job = Job(
@@ -115,7 +122,8 @@ def _work(
     )
     outcome = train(job, computer, run, display, state)
     model.eval()
-    save_model(model, tokenizer, run.model, dtype=torch.float16)
+    if computer.is_main and not run.model.exists():  # it does when a kill came just after
+        save_model(model, tokenizer, run.model, dtype=torch.float16)
     facts = {
         "schema": 1,
         "kind": "pretrain",

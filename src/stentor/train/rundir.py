@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,32 +56,56 @@ def open_run(name: str, out: Path | None, *, resume: bool, recipe_yaml: str) -> 
     """
     if resume:
         path = out or _newest(name)
-        run = RunDir(path)
         if not (path / "recipe.yaml").exists():
             raise CheckpointError(f"{path}: there is no run to resume; leave out --resume to start")
-        return run
-    path = out or _unused(name)
-    if path.exists() and any(path.iterdir()):
-        raise InputError(
-            f"{path}: the folder is not empty; --resume goes on with the run in it, "
-            "or give another --out"
-        )
-    path.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        return RunDir(path)
+    if out is None:
+        path = _make_next(name)
+    else:
+        path = out
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path}: it is a file; give another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        if not (path / "recipe.yaml").exists():
+            _sweep(path)
+        if any(path.iterdir()):
+            raise InputError(
+                f"{path}: the folder is not empty; --resume goes on with the run in it, "
+                "or give another --out"
+            )
     write_text(path / "recipe.yaml", recipe_yaml)
     return RunDir(path)
 
 
-def _numbered(name: str) -> list[Path]:
-    found = []
-    for path in RUNS.glob(f"{name}*"):
+_HALF_WRITTEN = re.compile(r"\.(recipe|metrics|probe|README|report|model)\b.*\.\d+\.tmp")
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed run left half written."""
+    for left_over in path.iterdir():
+        if not _HALF_WRITTEN.fullmatch(left_over.name):
+            continue
+        if left_over.is_dir():
+            shutil.rmtree(left_over)
+        else:
+            left_over.unlink()
+
+
+def _numbered(name: str) -> dict[int, Path]:
+    """The folders runs/NAME (number 1), runs/NAME-2, … that exist, in their order."""
+    found = {}
+    for path in RUNS.iterdir() if RUNS.is_dir() else ():
         suffix = path.name.removeprefix(name)
-        if suffix == "" or (suffix.startswith("-") and suffix[1:].isdigit()):
-            found.append(path)
-    return sorted(found, key=lambda p: (len(p.name), p.name))
+        if path.name == name:
+            found[1] = path
+        elif suffix != path.name and suffix.startswith("-") and suffix[1:].isdigit():
+            found[int(suffix[1:])] = path
+    return dict(sorted(found.items()))
 
 
 def _newest(name: str) -> Path:
-    found = _numbered(name)
+    found = [path for path in _numbered(name).values() if (path / "recipe.yaml").exists()]
     if not found:
         raise CheckpointError(
             f"{RUNS}/{name}: there is no run to resume; leave out --resume to start"
@@ -87,10 +113,14 @@ def _newest(name: str) -> Path:
     return found[-1]
 
 
-def _unused(name: str) -> Path:
-    number = 1
+def _make_next(name: str) -> Path:
+    """A folder of its own, also when two runs start at the same moment."""
+    number = max(_numbered(name), default=0) + 1
     while True:
         path = RUNS / (name if number == 1 else f"{name}-{number}")
-        if not path.exists():
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
             return path
-        number += 1
