@@ -42,15 +42,15 @@ _APOLOGY_FIRST = re.compile(
 )
 
 NAMES = (
-    "bias", "wants", "harm", "informs", "yes-no question", "creative", "distress", "moral first",
-    "moral second", "moral share", "urge share", "support share", "offer share", "danger share",
-    "alternatives share", "content share", "content words", "apology first", "limit", "limit lacks",
-    "turn to answer", "alternatives", "gerund first", "overlap first", "items", "yes or no first",
-    "general words", "should words", "short", "harm x no content", "harm x moral", "informs x moral",
-    "wants x moral first", "distress x support", "about self", "harm x gerund", "procedure first",
-    "judged or dangerous early", "plain prompt", "addressed", "deserves", "questions back",
-    "intent", "intent x no content", "protects", "urge first", "support first", "offer first",
-    "content first", "intent x content first", "intent x judged early",
+    "bias", "intent", "harm", "wants", "informs", "protects", "yes-no question", "creative", "distress",
+    "about self", "moral share", "urge share", "support share", "offer share", "danger share",
+    "other ideas share", "content share", "content words", "moral first", "urge first", "support first",
+    "offer first", "content first", "moral second", "judged early", "apology first", "limit", "limit lacks",
+    "turn to answer", "alternatives", "gerund first", "procedure first", "overlap first", "items",
+    "yes or no first", "general words", "should words", "deserves", "addressed", "asks back", "short",
+    "intent x no content", "intent x judged early", "intent x content first", "intent x gerund",
+    "intent x offer", "informs x moral", "distress x support", "wants x moral first",
+    "intent x procedure",
 )  # fmt: skip
 
 
@@ -58,44 +58,45 @@ def features(asked: Request, sentences: Sequence[Sentence], kinds: Sequence[str]
     """The numbers named in NAMES, each about 0 to 1."""
     words = [len(s.text.split()) for s in sentences]
     total = sum(words) or 1
-    share = {
-        k: sum(w for w, x in zip(words, kinds, strict=True) if x == k) / total for k in set(kinds)
-    }
+    share: dict[str, float] = {}
+    for count, kind in zip(words, kinds, strict=True):
+        share[kind] = share.get(kind, 0.0) + count / total
     first = sentences[0].text if sentences else ""
     text = " ".join(s.text for s in sentences)
-    content = share.get("content", 0.0)
-    moral = share.get("moral", 0.0)
-    early = kinds[0] == "moral" if kinds else False
     lead = kinds[0] if kinds else ""
-    intent = asked.harm and asked.wants and not (asked.informs or asked.protects)
-    gerund = bool(_GERUND.match(first))
+    content, offers = share.get("content", 0.0), "offer" in share
+    early = any(k in ("moral", "danger") for k in kinds[:2])
+    gerund, procedure = bool(_GERUND.match(first)), bool(_PROCEDURE.match(first))
     in_first = _WORD.findall(first)
     overlap = sum(stem(w) in asked.words for w in in_first) / (len(in_first) or 1)
+    other = [bool(signs.ALTERNATIVES.search(s.text)) for s in sentences]
     turn = any(
-        signs.MINIMISES.search(s.text) and not signs.ALTERNATIVES.search(s.text) for s in sentences
+        signs.MINIMISES.search(s.text) and not o for s, o in zip(sentences, other, strict=True)
     )
     lacks = any(
         k == "limit" and patterns.LACKS.search(s.text)
         for s, k in zip(sentences, kinds, strict=True)
     )
-    other = any(signs.ALTERNATIVES.search(s.text) for s in sentences)
+    intent = asked.intent
     values: list[float] = [
-        1.0, asked.wants, asked.harm, asked.informs, asked.yes_no, asked.creative, asked.distress,
-        early, len(kinds) > 1 and kinds[1] == "moral", moral, share.get("urge", 0.0),
-        share.get("support", 0.0), share.get("offer", 0.0), share.get("danger", 0.0),
-        share.get("other idea", 0.0), content, math.log1p(content * total) / 4,
-        bool(_APOLOGY_FIRST.match(first)), "limit" in kinds, lacks, turn, other, gerund, overlap,
+        1.0, intent, asked.harm, asked.wants, asked.informs, asked.protects, asked.yes_no,
+        asked.creative, asked.distress, asked.about_self,
+        *(share.get(kind, 0.0) for kind in _SHARES), content, math.log1p(content * total) / 4,
+        *(lead == kind for kind in ("moral", "urge", "support", "offer", "content")),
+        len(kinds) > 1 and kinds[1] == "moral", early, bool(_APOLOGY_FIRST.match(first)),
+        "limit" in share, lacks, turn, any(other), gerund, procedure, overlap,
         min(5, sum(s.item for s in sentences)) / 5, bool(_YES_NO.match(first)),
         min(4, len(_GENERAL.findall(text))) / 4, min(4, len(_SHOULD.findall(text))) / 4,
-        total < 12, asked.harm * (1 - content), asked.harm * moral, asked.informs * moral,
-        asked.wants * early, asked.distress * share.get("support", 0.0), asked.about_self,
-        asked.harm * gerund, bool(_PROCEDURE.match(first)),
-        any(k in ("moral", "danger") for k in kinds[:2]), not asked.harm and not asked.wants,
-        min(4, len(_YOU.findall(text))) / 4, bool(_DESERVES.search(text)), "?" in text, intent, intent * (1 - content), asked.protects,
-        lead == "urge", lead == "support", lead == "offer", lead == "content",
-        intent and lead == "content", intent and any(k in ("moral", "danger") for k in kinds[:2]),
+        bool(_DESERVES.search(text)), min(4, len(_YOU.findall(text))) / 4, "?" in text, total < 12,
+        intent * (1 - content), intent * early, intent * (lead == "content"), intent * gerund,
+        intent * offers, asked.informs * share.get("moral", 0.0),
+        asked.distress * share.get("support", 0.0), asked.wants * (lead == "moral"),
+        intent * procedure,
     ]  # fmt: skip
     return [float(v) for v in values]
+
+
+_SHARES = ("moral", "urge", "support", "offer", "danger", "other idea")
 
 
 @cache

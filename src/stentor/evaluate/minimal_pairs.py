@@ -26,9 +26,13 @@ def accuracy(model: Any, tokenizer: Any, folder: Path, machine: Machine) -> dict
                 raise DataError(f"{row.where}: sentence_good or sentence_bad is missing")
             good.append(str(pair[0]))
             bad.append(str(pair[1]))
-        scores = sentence_scores(model, tokenizer, good + bad, machine)
-        won = sum(g > b for g, b in zip(scores[: len(good)], scores[len(good) :], strict=True))
+        if not good:
+            raise DataError(f"{file}: the file has no rows")
+        # each sentence once: computed twice in other company, the rounding may break a tie
+        each = list(dict.fromkeys(good + bad))
+        scores = dict(zip(each, sentence_scores(model, tokenizer, each, machine), strict=True))
+        won = sum(scores[g] > scores[b] for g, b in zip(good, bad, strict=True))
         name = file.relative_to(folder).as_posix().split(".json")[0]
-        sets[name] = {"accuracy": won / len(good) if good else 0.0, "n": len(good)}
+        sets[name] = {"accuracy": won / len(good), "n": len(good)}
         right, count = right + won, count + len(good)
-    return {"overall": {"accuracy": right / max(1, count), "n": count}, "sets": sets}
+    return {"overall": {"accuracy": right / count, "n": count}, "sets": sets}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def open_run(name: str, out: Path | None, *, resume: bool, recipe_yaml: str) -> 
         path = out or _newest(name)
         if not (path / "recipe.yaml").exists():
             raise CheckpointError(f"{path}: there is no run to resume; leave out --resume to start")
-        _sweep(path)
+        _sweep(path, ".*.tmp", "adapters/*/.*.tmp")
         return RunDir(path)
     if out is None:
         path = _make_next(name)
@@ -67,8 +66,7 @@ def open_run(name: str, out: Path | None, *, resume: bool, recipe_yaml: str) -> 
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: it is a file; give another --out")
         path.mkdir(parents=True, exist_ok=True)
-        if not (path / "recipe.yaml").exists():
-            _sweep(path)
+        _sweep(path, ".recipe.yaml.*.tmp")
         if any(path.iterdir()):
             raise InputError(
                 f"{path}: the folder is not empty; --resume goes on with the run in it, "
@@ -78,14 +76,9 @@ def open_run(name: str, out: Path | None, *, resume: bool, recipe_yaml: str) -> 
     return RunDir(path)
 
 
-_HALF_WRITTEN = re.compile(r"\.(recipe|metrics|probe|README|report|model)\b.*\.\d+\.tmp")
-
-
-def _sweep(path: Path) -> None:
+def _sweep(path: Path, *patterns: str) -> None:
     """Remove what a killed run left half written."""
-    for left_over in path.iterdir():
-        if not _HALF_WRITTEN.fullmatch(left_over.name):
-            continue
+    for left_over in [found for pattern in patterns for found in path.glob(pattern)]:
         if left_over.is_dir():
             shutil.rmtree(left_over)
         else:

@@ -1,0 +1,215 @@
+"""Batches of a phase: every example once an epoch, the same loss however they are cut."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaForCausalLM
+
+from stentor.chat import Encoded, SegmentTemplate
+from stentor.data.batch import Batch, Micro
+from stentor.data.encode import EncodedExample, encode
+from stentor.data.examples import Example, Tally, conversation
+from stentor.data.stream import ExampleStream, micro, micro_batches
+from stentor.errors import DataError
+from stentor.train.loop import token_loss
+
+SYSTEM = "Be brief and kind."
+
+
+def numbered(count: int) -> list[EncodedExample]:
+    """Examples of different lengths that are told apart by `where`."""
+    found = []
+    for n in range(count):
+        ids = tuple(range(1, 5 + n % 7))
+        mask = (0, 0) + (1,) * (len(ids) - 2)
+        found.append(EncodedExample(Encoded(ids, mask), "s", Example((), "benign", str(n))))
+    return found
+
+
+def rows(batch: Batch) -> list[str]:
+    return [row for part in batch.parts for row in part.rows]
+
+
+def epoch(stream: ExampleStream, number: int) -> list[list[str]]:
+    steps = range(number * stream.steps_per_epoch, (number + 1) * stream.steps_per_epoch)
+    return [rows(stream.batch(step)) for step in steps]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    count=st.integers(1, 40),
+    batch=st.integers(1, 45),
+    micro_batch=st.integers(1, 9),
+    epochs=st.integers(1, 3),
+    seed=st.integers(0, 2**32),
+)
+def test_every_example_comes_exactly_once_an_epoch(
+    count: int, batch: int, micro_batch: int, epochs: int, seed: int
+) -> None:
+    stream = ExampleStream(
+        numbered(count), batch=batch, micro_batch=micro_batch, epochs=epochs, seed=seed
+    )
+    assert stream.steps == stream.steps_per_epoch * epochs == -(-count // batch) * epochs
+    for number in range(epochs):
+        steps = epoch(stream, number)
+        seen = [row for step in steps for row in step]
+        assert sorted(seen, key=int) == [str(n) for n in range(count)]
+        assert [len(step) for step in steps[:-1]] == [batch] * (len(steps) - 1)
+        assert len(steps[-1]) == (count - 1) % batch + 1  # the rest, not dropped
+
+
+def test_the_cards_main_phase_takes_273_steps() -> None:
+    stream = ExampleStream(numbered(17_460), batch=192, micro_batch=48, epochs=3, seed=1)
+    assert (stream.steps_per_epoch, stream.steps) == (91, 273)
+    last = stream.batch(90)
+    assert last.examples == 17_460 - 90 * 192 == 180
+    assert [len(part.rows) for part in last.parts] == [48, 48, 48, 36]
+
+
+def test_orders_differ_between_epochs_and_are_functions_of_the_seed() -> None:
+    def order(seed: int, number: int) -> list[list[str]]:
+        stream = ExampleStream(numbered(40), batch=8, micro_batch=8, epochs=2, seed=seed)
+        return [sorted(step) for step in epoch(stream, number)]
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+
+
+def test_a_step_is_the_same_however_often_and_in_which_order_it_is_asked_for() -> None:
+    one = ExampleStream(numbered(30), batch=4, micro_batch=3, epochs=3, seed=5)
+    other = ExampleStream(numbered(30), batch=4, micro_batch=3, epochs=3, seed=5)
+    forward = [rows(one.batch(step)) for step in range(one.steps)]
+    backward = [rows(other.batch(step)) for step in reversed(range(other.steps))]
+    assert forward == backward[::-1]
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 8, 100])
+def test_micro_batches_never_change_which_examples_make_a_step(micro_batch: int) -> None:
+    whole = ExampleStream(numbered(30), batch=8, micro_batch=8, epochs=1, seed=5)
+    cut = ExampleStream(numbered(30), batch=8, micro_batch=micro_batch, epochs=1, seed=5)
+    for step in range(whole.steps):
+        a, b = whole.batch(step), cut.batch(step)
+        assert rows(a) == rows(b)
+        assert (a.examples, a.supervised, a.tokens) == (b.examples, b.supervised, b.tokens)
+        assert all(len(part.rows) <= micro_batch for part in b.parts)
+
+
+def test_similar_lengths_stand_together_in_a_step() -> None:
+    stream = ExampleStream(numbered(30), batch=12, micro_batch=4, epochs=1, seed=5)
+    lengths = {e.example.where: e.length for e in numbered(30)}
+    found = [lengths[row] for row in rows(stream.batch(0))]
+    assert found == sorted(found) and len({*found}) > 1
+
+
+def test_a_phase_without_examples_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"^a phase has no examples; see stentor data show$"):
+        ExampleStream([], batch=8, micro_batch=8, epochs=1, seed=1)
+
+
+# --- what stands in a stream
+
+
+@pytest.fixture
+def encoded(template: SegmentTemplate) -> list[EncodedExample]:
+    replies = ["Yes.", "It is a bird that sings at night.", "No, not here.", "Two. Or three?"]
+    given = [conversation(f"Question {n}?", r, "benign", f"f:{n}") for n, r in enumerate(replies)]
+    return encode(given, "s", template, system=SYSTEM, max_tokens=384, tally=Tally())
+
+
+def test_a_shared_prefix_stands_in_the_stream_once(encoded: list[EncodedExample]) -> None:
+    size = encoded[0].encoded.system
+    prefix = list(encoded[0].encoded.ids[:size])
+    part = micro(encoded)
+    assert part.ids[:size].tolist() == prefix
+    assert part.ids.tolist().count(prefix[1]) == 1  # the piece that opens a system message
+    assert len(part.ids) == sum(e.length for e in encoded) - (len(encoded) - 1) * size
+    assert len(micro(encoded, share_prefix=False).ids) == sum(e.length for e in encoded)
+
+
+def test_each_of_two_prefixes_stands_once(
+    encoded: list[EncodedExample], template: SegmentTemplate
+) -> None:
+    other = encode(
+        [conversation("Q?", f"R{n}.", "benign", "g:1") for n in range(2)],
+        "t", template, system="Speak of birds only.", max_tokens=384, tally=Tally(),
+    )  # fmt: skip
+    mixed = [encoded[0], other[0], encoded[1], other[1]]
+    opening = encoded[0].encoded.ids[1]
+    assert micro(mixed).ids.tolist().count(opening) == 2
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_places_and_targets_are_those_of_the_loss_mask(
+    encoded: list[EncodedExample], share: bool
+) -> None:
+    part = micro(encoded, share)
+    due = [
+        (e.encoded.ids[i - 1], e.encoded.ids[i])
+        for e in encoded
+        for i in range(1, e.length)
+        if e.encoded.mask[i]
+    ]
+    found = zip(part.ids[part.places].tolist(), part.targets.tolist(), strict=True)
+    assert list(found) == due
+    assert part.supervised == sum(e.encoded.supervised for e in encoded)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("share", [True, False])
+def test_the_loss_of_each_token_is_that_of_the_example_alone(
+    encoded: list[EncodedExample], tiny_model: LlamaForCausalLM, share: bool, size: int
+) -> None:
+    """Against the stock forward, one example at a time: no example sees another."""
+    expected = []
+    for e in encoded:
+        ids = torch.tensor([e.encoded.ids])
+        logits = tiny_model(input_ids=ids).logits[0, :-1]
+        each = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+        expected.append(each[torch.tensor(e.encoded.mask[1:], dtype=torch.bool)])
+    found = [token_loss(tiny_model, part)[1] for part in micro_batches(encoded, size, share)]
+    torch.testing.assert_close(torch.cat(found), torch.cat(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_a_supervised_token_knows_the_source_it_belongs_to(encoded: list[EncodedExample]) -> None:
+    named = [
+        EncodedExample(e.encoded, name, e.example) for e, name in zip(encoded, "abab", strict=True)
+    ]
+    part = micro(named, source_numbers={"a": 0, "b": 1})
+    assert part.sources is not None
+    by_source = Counter(part.sources.tolist())
+    for name, number in (("a", 0), ("b", 1)):
+        mine = sum(e.encoded.supervised for e in named if e.source == name)
+        assert by_source[number] == mine
+    assert micro(named).sources is None
+
+
+# --- moving to a device
+
+
+def tensors(part: Micro) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        name: getattr(part, name) for name in ("ids", "places", "targets", "vocabulary", "sources")
+    }
+    found |= {"positions": part.layout.positions, "inverse": part.layout.inverse}
+    for n, group in enumerate(part.layout.groups):
+        found |= {f"index {n}": group.index, f"prefix {n}": group.prefix}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def test_all_tensors_of_a_micro_batch_move_to_the_device(encoded: list[EncodedExample]) -> None:
+    part = micro(encoded, source_numbers={"s": 0})
+    moved = part.to(torch.device("meta"))
+    assert {t.device.type for t in tensors(moved).values()} == {"meta"}
+    assert {n: t.shape for n, t in tensors(moved).items()} == {
+        n: t.shape for n, t in tensors(part).items()
+    }
+    assert moved.rows == part.rows
+    assert part.to(torch.device("cpu")) is part

@@ -1,0 +1,287 @@
+"""Losses must be the plain cross entropies of `transformers`, weighted by tokens, whatever the
+batch: a mean of batch means, or a window over two documents, is a wrong figure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import build_tiny_model
+from torch.nn import functional
+
+from stentor.chat import SegmentTemplate
+from stentor.data.encode import EncodedExample, encode
+from stentor.data.examples import Example, Tally
+from stentor.errors import DataError
+from stentor.evaluate.loss import (
+    Loss,
+    document_ids,
+    read_texts,
+    reply_losses,
+    sentence_scores,
+    text_loss,
+    total,
+)
+from stentor.recipe import TrainPart
+from stentor.train.device import Machine, machine
+
+SYSTEM = "You answer in one short sentence, and you never make anything up at all."
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return build_tiny_model(heads=4, kv_heads=2)
+
+
+@pytest.fixture(scope="module")
+def computer() -> Machine:
+    return machine(TrainPart(device="cpu", precision="fp32"))
+
+
+def entropies(model: Any, inputs: Sequence[int], targets: Sequence[int]) -> torch.Tensor:
+    """Of transformers: the cross entropy in nats of each target after its inputs."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([list(inputs)])).logits[0].double()
+    return functional.cross_entropy(logits, torch.tensor(list(targets)), reduction="none")
+
+
+# --- replies ----------------------------------------------------------------------------------
+
+
+def turns(*texts: str) -> Example:
+    roles = ("user", "assistant")
+    messages = tuple({"role": roles[n % 2], "content": t} for n, t in enumerate(texts))
+    return Example(messages, "benign", "here")
+
+
+@pytest.fixture(scope="module")
+def held_out(template: SegmentTemplate) -> dict[str, list[EncodedExample]]:
+    """Two sources of very different size, with and without a shared system prompt."""
+    short = [turns(f"Is {n} even?", "Yes." if n % 2 == 0 else "No.") for n in range(7)]
+    long = [
+        turns("Tell me a story.", "Once there was a whale who wanted to see the desert. " * 6),
+        turns("Hi", "Ho", "And the owl 🦉?", "It sleeps by day, é."),
+    ]
+    return {
+        name: encode(rows, name, template, system=system, max_tokens=512, tally=Tally())
+        for name, rows, system in (("short", short, SYSTEM), ("long", long, None))
+    }
+
+
+def test_reply_losses_equal_those_of_transformers(
+    model: Any, computer: Machine, held_out: dict[str, list[EncodedExample]]
+) -> None:
+    found = reply_losses(model, held_out, computer, size=4)
+    assert list(found) == ["short", "long"]
+    for name, examples in held_out.items():
+        nats, tokens = 0.0, 0
+        for example in examples:
+            ids, mask = example.encoded.ids, example.encoded.mask
+            each = entropies(model, ids[:-1], ids[1:])
+            due = torch.tensor(mask[1:], dtype=torch.bool)
+            nats += float(each[due].sum())
+            tokens += int(due.sum())
+        assert found[name].tokens == tokens == sum(e.encoded.supervised for e in examples)
+        assert found[name].nats == pytest.approx(nats, rel=1e-5)
+        assert found[name].mean == pytest.approx(nats / tokens, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_reply_losses_do_not_depend_on_the_batch(
+    model: Any, computer: Machine, held_out: dict[str, list[EncodedExample]], size: int
+) -> None:
+    whole = reply_losses(model, held_out, computer, size=32)
+    for name, loss in reply_losses(model, held_out, computer, size=size).items():
+        assert loss.nats == pytest.approx(whole[name].nats, rel=1e-5)
+        assert (loss.tokens, loss.text_bytes) == (whole[name].tokens, whole[name].text_bytes)
+
+
+def test_reply_losses_do_not_depend_on_the_order_of_sources(
+    model: Any, computer: Machine, held_out: dict[str, list[EncodedExample]]
+) -> None:
+    backwards = {name: held_out[name][::-1] for name in reversed(held_out)}
+    found = reply_losses(model, backwards, computer)
+    for name, loss in reply_losses(model, held_out, computer).items():
+        assert found[name].nats == pytest.approx(loss.nats, rel=1e-5)
+
+
+def test_the_overall_loss_weighs_tokens_not_sources(
+    model: Any, computer: Machine, held_out: dict[str, list[EncodedExample]]
+) -> None:
+    found = reply_losses(model, held_out, computer)
+    short, long = found["short"], found["long"]
+    overall = total(found.values())
+    assert overall.tokens == short.tokens + long.tokens
+    assert overall.mean == pytest.approx((short.nats + long.nats) / overall.tokens)
+    assert abs(overall.mean - (short.mean + long.mean) / 2) > 0.01
+
+
+def test_bytes_are_those_of_the_replies(
+    model: Any, computer: Machine, held_out: dict[str, list[EncodedExample]]
+) -> None:
+    found = reply_losses(model, held_out, computer)
+    assert found["short"].text_bytes == 4 * len("Yes.") + 3 * len("No.")
+    story = len("Once there was a whale who wanted to see the desert. ") * 6
+    assert found["long"].text_bytes == story + len("Ho") + len("It sleeps by day, é.") + 1
+
+
+def test_a_reply_that_was_cut_counts_only_the_bytes_that_are_left(
+    model: Any, computer: Machine, template: SegmentTemplate
+) -> None:
+    """Else a long reply would look cheap: few tokens scored, all of its bytes counted."""
+    sentence = "A whale swims in the sea."
+    cut = turns("Tell me.", " ".join([sentence] * 20))
+    tally = Tally()
+    rows = encode([cut], "cut", template, system=None, max_tokens=40, tally=tally)
+    assert tally.changed["reply cut at the end of a sentence"] == 1
+    loss = reply_losses(model, {"cut": rows}, computer)["cut"]
+    left = template.text(rows[0].encoded.ids[rows[0].encoded.mask.index(1) :])
+    assert left.endswith(sentence) and len(left) < 8 * len(sentence)
+    assert loss.text_bytes == len(left)
+
+
+def test_a_source_without_rows_has_no_loss(
+    model: Any, computer: Machine, held_out: dict[str, list[EncodedExample]]
+) -> None:
+    found = reply_losses(model, {"none": [], **held_out}, computer)
+    assert found["none"] == Loss(0.0, 0, 0)
+    assert total(found.values()).tokens == found["short"].tokens + found["long"].tokens
+
+
+# --- plain text -------------------------------------------------------------------------------
+
+
+def by_hand(model: Any, documents: Sequence[Sequence[int]], window: int) -> tuple[float, int]:
+    """(nats, tokens): every token but the first of each document, in windows of that document."""
+    nats, tokens = 0.0, 0
+    for ids in documents:
+        for start in range(0, len(ids) - 1, window):
+            targets = ids[start + 1 : start + 1 + window]
+            nats += float(entropies(model, ids[start : start + len(targets)], targets).sum())
+            tokens += len(targets)
+    return nats, tokens
+
+
+@pytest.mark.parametrize("window", [3, 8, 512])
+def test_text_loss_scores_every_token_but_the_first_once(
+    model: Any, computer: Machine, tokenizer: Any, window: int
+) -> None:
+    texts = ["One two three.", "é", "A longer one, of several sentences. Here is the second."]
+    documents = [document_ids(tokenizer, text) for text in texts]
+    assert all(ids[0] == 1 and ids[-1] == 2 for ids in documents)
+    loss = text_loss(model, tokenizer, texts, computer, window=window)
+    nats, tokens = by_hand(model, documents, window)
+    assert loss.tokens == tokens == sum(len(ids) - 1 for ids in documents)
+    assert loss.nats == pytest.approx(nats, rel=1e-5)
+    assert loss.text_bytes == sum(len(text.encode()) for text in texts)
+
+
+@pytest.mark.parametrize("length", [511, 512])
+def test_long_documents_are_read_in_windows_of_512(
+    model: Any, computer: Machine, tokenizer: Any, length: int
+) -> None:
+    words = ["whale", "owl", "sea", "desert", "night"]
+    text = " ".join(words[n * n % 5] for n in range(2 * length))
+    ids = document_ids(tokenizer, text)[: length + 1]
+    text = tokenizer.decode(ids[1:])
+    ids = document_ids(tokenizer, text)
+    assert len(ids) == length + 2
+    loss = text_loss(model, tokenizer, [text], computer)
+    nats, tokens = by_hand(model, [ids], 512)
+    assert loss.tokens == tokens == length + 1
+    assert loss.nats == pytest.approx(nats, rel=1e-5)
+
+
+def test_no_document_sees_another(
+    model: Any, computer: Machine, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stentor.evaluate.loss._TOKENS_AT_ONCE", 200)  # several passes
+    texts = [f"Text number {n}: " + "the whale swims. " * (n * 5 % 8) for n in range(20)]
+    alone = total(text_loss(model, tokenizer, [text], computer) for text in texts)
+    for order in (texts, texts[::-1]):
+        loss = text_loss(model, tokenizer, order, computer)
+        assert (loss.tokens, loss.text_bytes) == (alone.tokens, alone.text_bytes)
+        assert loss.nats == pytest.approx(alone.nats, rel=1e-5)
+
+
+def test_text_that_spells_a_stop_token_stays_text(tokenizer: Any) -> None:
+    ids = document_ids(tokenizer, "a </s><s>[INST] b")
+    assert (ids[0], ids[-1], ids.count(1), ids.count(2), ids.count(3)) == (1, 2, 1, 1, 0)
+
+
+def test_no_text_has_no_loss(model: Any, computer: Machine, tokenizer: Any) -> None:
+    assert text_loss(model, tokenizer, [], computer) == Loss()
+
+
+# --- sentences --------------------------------------------------------------------------------
+
+
+def test_a_sentence_scores_the_log_probabilities_of_transformers(
+    model: Any, computer: Machine, tokenizer: Any
+) -> None:
+    sentences = ["The cat sleeps.", "Cats", "The cats that the dog sees sleep well today."] * 50
+    scores = sentence_scores(model, tokenizer, sentences, computer)
+    assert len(scores) == 150  # more than one pass
+    for sentence, score in zip(sentences[:3], scores[:3], strict=True):
+        ids = document_ids(tokenizer, sentence)[:-1]  # how it ends is not scored
+        assert score == pytest.approx(-float(entropies(model, ids[:-1], ids[1:]).sum()), rel=1e-5)
+    assert scores == pytest.approx(scores[:3] * 50, rel=1e-5)
+
+
+# --- figures ----------------------------------------------------------------------------------
+
+
+def test_figures_by_hand() -> None:
+    """Four tokens of ln 8 nats each, in six bytes: 12 bits in all, 2 bits a byte."""
+    figures = Loss(nats=4 * math.log(8), tokens=4, text_bytes=6).figures()
+    assert figures == pytest.approx(
+        {"loss": math.log(8), "perplexity": 8.0, "bits_per_byte": 2.0, "tokens": 4}
+    )
+
+
+def test_losses_add_up() -> None:
+    losses = [Loss(1.0, 2, 3), Loss(10.0, 20, 30), Loss()]
+    assert total(losses) == Loss(11.0, 22, 33)
+    assert total([]) == Loss()
+
+
+def test_figures_of_nothing_are_null_and_not_a_number_that_json_lacks() -> None:
+    figures = Loss().figures()
+    assert json.loads(json.dumps(figures, allow_nan=False)) == {
+        "loss": None,
+        "perplexity": None,
+        "bits_per_byte": None,
+        "tokens": 0,
+    }
+    assert math.isnan(Loss().mean)
+
+
+def test_a_hopeless_loss_still_has_a_finite_perplexity() -> None:
+    json.dumps(Loss(1e6, 1, 1).figures(), allow_nan=False)
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def test_texts_are_read_in_order(write_rows: Callable[..., Path]) -> None:
+    assert read_texts(write_rows("a.jsonl", [{"text": "b"}, {"text": "a", "x": 1}])) == ["b", "a"]
+
+
+@pytest.mark.parametrize("row", [{"text": ""}, {"text": None}, {"prompt": "Hi"}])
+def test_a_row_without_text_is_named(write_rows: Callable[..., Path], row: Any) -> None:
+    path = write_rows("a.jsonl", [{"text": "b"}, row])
+    with pytest.raises(DataError) as caught:
+        read_texts(path)
+    assert str(caught.value) == f"{path}:2: there is no text in the row"
+
+
+def test_a_file_without_rows_is_an_error(write_rows: Callable[..., Path]) -> None:
+    path = write_rows("a.jsonl", [])
+    with pytest.raises(DataError) as caught:
+        read_texts(path)
+    assert str(caught.value) == f"{path}: the file has no rows"

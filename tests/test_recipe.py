@@ -1,0 +1,454 @@
+"""Recipes: the shipped ones hold together; a wrong one names every mistake at once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from stentor import recipe as recipes
+from stentor.data import sources
+from stentor.errors import InputError, RecipeError
+from stentor.evaluate import suites
+from stentor.model.presets import preset
+from stentor.recipe import CARD_SYSTEM, PretrainRecipe, Recipe
+
+SHIPPED = sorted(recipes.bundled_recipes())
+
+SMALL = """
+data:
+  sources:
+    seed: {use: seed_safety}
+    stop: {use: stop_calibration}
+phases:
+  - {name: first, mix: {seed: 8}}
+  - {name: second, mix: {stop: 8, seed: 4}, epochs: 2}
+"""
+
+SMALL_PRETRAIN = """
+tokens: 4096
+data: {corpora: {english: {path: shard.jsonl}}}
+"""
+
+
+def kind_of(name: str) -> type[Recipe] | type[PretrainRecipe]:
+    raw = yaml.safe_load(recipes.find(name).read_text(encoding="utf-8"))
+    return PretrainRecipe if "preset" in raw else Recipe
+
+
+def load(content: str | bytes, kind: Any = Recipe, overrides: tuple[str, ...] = ()) -> Any:
+    """A recipe from the file r.yaml of the test's folder."""
+    Path("r.yaml").write_bytes(content.encode() if isinstance(content, str) else content)
+    return recipes.load("r.yaml", kind, overrides)
+
+
+def problems(
+    content: str | bytes, kind: Any = Recipe, overrides: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    with pytest.raises(RecipeError) as caught:
+        load(content, kind, overrides)
+    assert caught.value.exit_code == 2
+    return caught.value.problems
+
+
+# --- the recipes that ship
+
+
+def test_the_contracts_recipes_ship() -> None:
+    assert {"card", "open", "quickstart", "ci-tiny"} <= {*SHIPPED}
+    assert any(kind_of(name) is PretrainRecipe for name in SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_parses_and_comes_back_equal_from_its_dump(name: str) -> None:
+    kind = kind_of(name)
+    recipe = recipes.load(name, kind)
+    assert recipe.name == Path(name).name
+    assert recipes.parse(yaml.safe_load(recipes.dump(recipe)), kind, "dump") == recipe
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_a_shipped_recipe_names_exists(name: str) -> None:
+    recipe = recipes.load(name, kind_of(name))
+    if isinstance(recipe, PretrainRecipe):
+        preset(recipe.preset)
+        parts = list(recipe.data.dialogues)
+    else:
+        parts = list(recipe.data.sources.values())
+        for suite in recipe.probe.suites if recipe.probe else ():
+            assert suite in suites.names()
+    for part in parts:
+        source = sources.find(part.use)
+        assert part.path or part.hub or source.DEFAULT, part
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_shipped_recipe_is_of_the_other_kind(name: str) -> None:
+    other = Recipe if kind_of(name) is PretrainRecipe else PretrainRecipe
+    with pytest.raises(RecipeError):
+        recipes.load(name, other)
+
+
+def test_the_card_is_reproduced_number_for_number() -> None:
+    """Of the public card: examples, epochs, rates, and the main phase's settings."""
+    card = recipes.load("card", Recipe)
+    phases = [(sum(p.mix.values()), p.epochs, p.learning_rate, p.batch) for p in card.phases]
+    assert phases == [
+        (100, 2, 3e-5, 8),
+        (17_460, 3, 3e-5, 192),
+        (300, 2, 5e-5, 8),
+        (100, 2, 5e-5, 8),
+        (512, 1, 3e-5, 8),
+    ]
+    main = card.phases[1]
+    assert (main.micro_batch, main.ema, main.clip) == (48, 0.999, 1.0)
+    assert (main.schedule.shape, main.schedule.cycles, main.schedule.warmup) == ("cosine", 1, 0.06)
+    assert (main.optimiser.weight_decay, main.optimiser.epsilon) == (0.1, 1e-6)
+    assert [p.dropout for p in card.phases] == [0.0, 0.1, 0.1, 0.1, 0.1]
+    assert card.adapter is not None
+    assert (card.adapter.rank, card.adapter.alpha, card.adapter.rslora) == (32, 32, True)
+    assert len(card.adapter.targets) == 7
+    assert (card.data.max_tokens, card.data.hold_out) == (384, 0.03)
+    assert card.data.system == CARD_SYSTEM
+
+
+def test_the_cards_system_prompt_is_131_tokens(tokenizer: Any) -> None:
+    assert len(tokenizer(CARD_SYSTEM, add_special_tokens=False)["input_ids"]) == 131
+
+
+# --- reading
+
+
+def test_a_recipe_without_a_name_is_called_like_its_file() -> None:
+    assert load(SMALL).name == "r"
+    assert load(SMALL + "name: mine").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [("3e-5", 3e-5), ("3.0e-5", 3e-5), ("'3e-5'", 3e-5), (".00003", 3e-5)]
+)
+def test_a_rate_is_a_number_however_it_is_written(written: str, read: float) -> None:
+    recipe = load(SMALL.replace("epochs: 2", f"learning_rate: {written}"))
+    assert recipe.phases[1].learning_rate == read
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    name=st.text(),
+    about=st.text(),
+    seed=st.integers(0, 2**40),
+    rate=st.floats(1e-12, 1.0),
+    source=st.text(min_size=1).filter(lambda s: ":" not in s),
+    system=st.none() | st.text(),
+)
+def test_dump_then_parse_is_the_identity_whatever_the_texts(
+    name: str, about: str, seed: int, rate: float, source: str, system: str | None
+) -> None:
+    raw = {
+        "name": name,
+        "about": about,
+        "seed": seed,
+        "adapter": None,
+        "data": {"sources": {source: {"use": "chat"}}, "system": system},
+        "phases": [{"name": name, "mix": {source: 0.3}, "examples": 7, "learning_rate": rate}],
+    }
+    recipe = recipes.parse(raw, Recipe, "raw")
+    assert recipes.parse(yaml.safe_load(recipes.dump(recipe)), Recipe, "dump") == recipe
+
+
+def test_a_recipe_can_not_be_changed_once_it_is_read() -> None:
+    recipe = load(SMALL)
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.phases[0].epochs = 9
+
+
+def test_find_takes_a_path_before_a_shipped_name() -> None:
+    shipped = recipes.find("card")
+    assert shipped.name == "card.yaml"
+    Path("card").write_text(SMALL)
+    assert recipes.find("card") == Path("card")
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(InputError) as caught:
+        recipes.find("quikstart")
+    assert str(caught.value) == (
+        "no recipe 'quikstart': it is neither a file nor the name of a shipped recipe; "
+        "did you mean 'quickstart'?"
+    )
+
+
+def test_the_data_folder_is_the_recipes_then_the_environments_then_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert recipes.data_root(None) == Path()
+    monkeypatch.setenv("STENTOR_DATA", "/elsewhere")
+    assert recipes.data_root(None) == Path("/elsewhere")
+    assert recipes.data_root("~/mine") == Path(os.path.expanduser("~/mine"))  # noqa: PTH111
+
+
+# --- mistakes
+
+
+def test_every_mistake_of_a_recipe_is_listed_at_once_with_path_and_nearest_name() -> None:
+    wrong = """
+    nam: x
+    seed: -1
+    adapter: {rnk: 3}
+    data:
+      max_tokens: none
+      sources:
+        seed: {use: seed_safety, pth: x}
+        both: {use: chat, path: a, hub: b}
+    phases:
+      - {name: a, mix: {sed: 8}, epoch: 3}
+      - {name: a, mix: {seed: 0.5, both: 3}, schedule: {shape: cosin}}
+    train: {device: cudda}
+    """
+    with pytest.raises(RecipeError) as caught:
+        load(wrong)
+    assert str(caught.value) == (
+        "r.yaml: 12 mistakes\n"
+        "  seed: input should be greater than or equal to 0, not -1\n"
+        "  adapter.rnk: there is no such field; did you mean 'rank'?\n"
+        "  data.max_tokens: input should be a valid integer, unable to parse string as an integer,"
+        " not 'none'\n"
+        "  data.sources.seed.pth: there is no such field; did you mean 'path'?\n"
+        "  data.sources.both: give either path or hub, not both\n"
+        "  phases.0.epoch: there is no such field; did you mean 'epochs'?\n"
+        "  phases.1.schedule.shape: input should be 'constant', 'cosine', 'linear' or 'wsd', "
+        "not 'cosin'; did you mean 'cosine'?\n"
+        "  train.device: input should be 'auto', 'cpu', 'cuda' or 'mps', "
+        "not 'cudda'; did you mean 'cuda'?\n"
+        "  nam: there is no such field; did you mean 'name'?\n"
+        "  phases.0.mix: no source is called 'sed'; did you mean 'seed'?\n"
+        "  phases.1.mix: counts (>= 1) and weights (< 1) are mixed\n"
+        "  phases: the name 'a' occurs twice"
+    )
+
+
+def test_one_mistake_is_not_called_mistakes() -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(SMALL + "seeed: 1")
+    assert str(caught.value) == (
+        "r.yaml: 1 mistake\n  seeed: there is no such field; did you mean 'seed'?"
+    )
+
+
+def test_missing_fields_are_named() -> None:
+    assert problems("seed: 1") == ("data: it is missing", "phases: it is missing")
+    assert problems("seed: 1", PretrainRecipe) == ("data: it is missing", "tokens: it is missing")
+
+
+def test_a_recipe_without_phases_is_told_so() -> None:
+    assert problems("phases: []\ndata: {sources: {seed: {use: seed_safety}}}") == (
+        "phases: tuple should have at least 1 item after validation, not 0, not []",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "override", "problem"),
+    [
+        (Recipe, "model.bas=x", "model.bas: there is no such field; did you mean 'base'?"),
+        (
+            Recipe,
+            "phases.1.optimiser.epsilo=1",
+            "phases.1.optimiser.epsilo: there is no such field; did you mean 'epsilon'?",
+        ),
+        (
+            Recipe,
+            "data.sources.stop.split_=x",
+            "data.sources.stop.split_: there is no such field; did you mean 'split'?",
+        ),
+        (
+            PretrainRecipe,
+            "data.corpora.english.epoch={a: 1}",
+            "data.corpora.english.epoch: there is no such field; did you mean 'epochs'?",
+        ),
+        (
+            PretrainRecipe,
+            "data.dialogues=[{use: chat, pat: x}]",
+            "data.dialogues.0.pat: there is no such field; did you mean 'path'?",
+        ),
+        (
+            PretrainRecipe,
+            "presett=stentor-2m",
+            "presett: there is no such field; did you mean 'preset'?",
+        ),
+        (
+            Recipe,
+            "generation.zzz=1",
+            "generation.zzz: there is no such field; there is max_new_tokens, "
+            "repetition_penalty, temperature, top_p",
+        ),
+    ],
+)
+def test_a_wrong_field_at_any_depth_names_the_nearest(
+    kind: Any, override: str, problem: str
+) -> None:
+    content = SMALL if kind is Recipe else SMALL_PRETRAIN
+    assert problems(content, kind, (override,)) == (problem,)
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        (
+            "phases.0.mix={sead: 3}",
+            "phases.0.mix: no source is called 'sead'; did you mean 'seed'?",
+        ),
+        (
+            "phases.0.mix={'sead:harmful': 3}",
+            "phases.0.mix: no source is called 'sead'; did you mean 'seed'?",
+        ),
+        (
+            "phases.0.mix={seed: 0.5, stop: 3}",
+            "phases.0.mix: counts (>= 1) and weights (< 1) are mixed",
+        ),
+        ("phases.1.mix={seed: 0.5}", "phases.1.examples: a mix by weights needs it"),
+        ("phases.1.name=first", "phases: the name 'first' occurs twice"),
+        ("phases.0.mix.seed=0", "phases.0.mix.seed: input should be greater than 0, not 0"),
+        ("phases.0.mix.seed=-3", "phases.0.mix.seed: input should be greater than 0, not -3"),
+        (
+            "phases.0.learning_rate=3",
+            "phases.0.learning_rate: input should be less than or equal to 1, not 3",
+        ),
+        ("phases.0.batch=0", "phases.0.batch: input should be greater than 0, not 0"),
+    ],
+)
+def test_what_does_not_fit_together_is_explained(override: str, problem: str) -> None:
+    assert problems(SMALL, Recipe, (override,)) == (problem,)
+
+
+def test_dropout_needs_an_adapter() -> None:
+    assert problems(SMALL, Recipe, ("adapter=null", "phases.1.dropout=0.1")) == (
+        "phases.1.dropout: there is no adapter to drop out from",
+    )
+    assert load(SMALL, Recipe, ("adapter=null",)).adapter is None
+
+
+def test_a_mix_may_name_a_kind_of_a_source() -> None:
+    recipe = load(SMALL, Recipe, ("phases.0.mix={'seed:harmful': 3, seed: 2}",))
+    assert recipe.phases[0].mix == {"seed:harmful": 3, "seed": 2}
+
+
+# --- overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("seed=7", lambda r: r.seed == 7),
+        ("phases.0.learning_rate=3e-5", lambda r: r.phases[0].learning_rate == 3e-5),
+        ("phases.1.learning_rate=1E-4", lambda r: r.phases[1].learning_rate == 1e-4),
+        ("phases.0.optimiser.epsilon=1e-6", lambda r: r.phases[0].optimiser.epsilon == 1e-6),
+        ("phases.1.mix.seed=6", lambda r: r.phases[1].mix == {"stop": 8, "seed": 6}),
+        ("phases.1.mix={seed: 2}", lambda r: r.phases[1].mix == {"seed": 2}),
+        ("adapter.targets=[q_proj, v_proj]", lambda r: r.adapter.targets == ("q_proj", "v_proj")),
+        (
+            "phases.0.optimiser.betas=[0.9, 9.5e-1]",
+            lambda r: r.phases[0].optimiser.betas[1] == 0.95,
+        ),
+        ("probe=null", lambda r: r.probe is None),
+        ("train.threads=", lambda r: r.train.threads is None),
+        ("adapter.rslora=false", lambda r: r.adapter.rslora is False),
+        ("about=a=b c", lambda r: r.about == "a=b c"),
+        ("data.system=''", lambda r: r.data.system == ""),
+        ("data.sources.extra={use: chat, path: x}", lambda r: "extra" in r.data.sources),
+        ("data.sources.extra.use=chat", lambda r: r.data.sources["extra"].use == "chat"),
+        (
+            "phases=[{name: only, mix: {seed: 3}}]",
+            lambda r: [p.name for p in r.phases] == ["only"],
+        ),
+    ],
+)
+def test_an_override_changes_what_it_names(override: str, read: Any) -> None:
+    assert read(load(SMALL, Recipe, (override,)))
+
+
+def test_an_override_changes_nothing_else() -> None:
+    plain, changed = load(SMALL), load(SMALL, Recipe, ("phases.1.mix.seed=6",))
+    assert changed.phases[0] == plain.phases[0]
+    assert changed.phases[1].model_copy(update={"mix": plain.phases[1].mix}) == plain.phases[1]
+    assert changed.model_copy(update={"phases": plain.phases}) == plain
+
+
+def test_later_overrides_win() -> None:
+    assert load(SMALL, Recipe, ("seed=2", "seed=3")).seed == 3
+
+
+def test_an_override_of_one_phase_leaves_phases_alone_that_share_a_yaml_alias() -> None:
+    changed = recipes.load("card", Recipe, ["phases.0.optimiser.name=adamw"])
+    names = [phase.optimiser.name for phase in changed.phases]
+    assert names == ["adamw"] + ["paged_adamw"] * 4
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("seed", "'seed' is not of the form a.b=value"),
+        ("=3", "'=3' is not of the form a.b=value"),
+        ("seed=[1", "'seed=[1': the value is not valid YAML"),
+        ("seed=2020-13-45", "'seed=2020-13-45': the value is not valid YAML"),
+        ("phases.2.name=c", "'phases.2.name=c': '2' is not one of the 2 entries there"),
+        ("phases.-1.name=c", "'phases.-1.name=c': '-1' is not one of the 2 entries there"),
+        ("phases.first.epochs=2", "'phases.first.epochs=2': 'first' is not one of the 2 entries "
+         "there"),
+        ("phases.5=x", "'phases.5=x': '5' is not one of the 2 entries there"),
+        ("phases.0.name.x=1", "'phases.0.name.x=1': there is nothing below 'name'"),
+        ("phases.0.name.x.y=1", "'phases.0.name.x.y=1': there is nothing below 'name'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_override_says_what_is_wrong(override: str, problem: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(SMALL, Recipe, (override,))
+    assert str(caught.value) == f"--set: 1 mistake\n  {problem}"
+
+
+def test_all_wrong_overrides_are_listed() -> None:
+    assert problems(SMALL, Recipe, ("seed", "seed=5", "phases.9.name=x")) == (
+        "'seed' is not of the form a.b=value",
+        "'phases.9.name=x': '9' is not one of the 2 entries there",
+    )
+
+
+# --- hostile files
+
+
+@pytest.mark.parametrize("content", ["", "# only a comment", "- a\n- b", "just text", "3", "null"])
+def test_what_is_no_mapping_is_told_so(content: str) -> None:
+    assert problems(content) == ("it is not a mapping of fields",)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("\tname: x", r"'\\t' that cannot start any token"),
+        ("name: [", "expected the node content"),
+        ("a: b: c", "mapping values are not allowed"),
+        ('"x', "unexpected end of stream"),
+        ("name: *nobody", "undefined alias"),
+        (b"\x80\x81\xff", "can't decode byte 0x80"),
+        (b"name: \x00", "special characters are not allowed"),
+        (b"\x89PNG\r\n\x1a\n\x00", "can't decode byte 0x89"),
+        ("name: !!python/object/apply:os.system [true]", "could not determine a constructor"),
+        ("seed: !!int many", "invalid literal for int"),
+        ("name: 2020-13-45", "month must be in 1..12"),
+        ("name: " + "[" * 1000, "maximum recursion depth"),
+        ("a: 1\n---\nb: 2", "expected a single document"),
+    ],
+)
+def test_what_is_no_yaml_is_told_so(content: str | bytes, why: str) -> None:
+    (problem,) = problems(content)
+    assert problem.startswith("it is not valid YAML: ")
+    assert why.replace("\\\\", "\\") in problem
+
+
+def test_a_part_that_holds_itself_is_a_mistake_like_others() -> None:
+    assert "name: input should be a valid string, not {'b': {...}}" in problems("name: &a {b: *a}")

@@ -1,0 +1,86 @@
+"""Where a run computes, and in which precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+from stentor.errors import InputError
+from stentor.recipe import TrainPart
+from stentor.train import device as devices
+from stentor.train.device import machine
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+
+
+@NO_GPU
+def test_a_device_that_is_not_there_is_refused_with_what_to_do() -> None:
+    with pytest.raises(InputError) as refused:
+        machine(TrainPart(device="cuda"))
+    assert str(refused.value) == "train.device: cuda is not available here; use auto or cpu"
+
+
+def test_fp16_without_a_gpu_is_refused_with_what_to_do() -> None:
+    with pytest.raises(InputError) as refused:
+        machine(TrainPart(device="cpu", precision="fp16"))
+    assert str(refused.value) == "train.precision: fp16 needs a CUDA GPU; use fp32 or bf16"
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx2": True, "avx512_bf16": False}, torch.float32),
+    ],
+)
+def test_auto_takes_bf16_only_on_processors_that_compute_in_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: Mapping[str, bool], expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict(capabilities))
+    assert machine(TrainPart(device="cpu")).compute is expected
+    assert devices.has_fast_bf16(torch.device("cpu")) is (expected is torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("precision", "of_products"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_products_are_in_the_compute_precision_and_weights_stay_fp32(
+    precision: str, of_products: torch.dtype
+) -> None:
+    computer = machine(TrainPart(device="cpu", precision=precision))
+    layer = torch.nn.Linear(4, 4)
+    with computer.autocast():
+        assert layer(torch.ones(1, 4)).dtype is of_products
+    assert layer.weight.dtype is torch.float32
+
+
+def test_the_description_says_what_computes() -> None:
+    facts = machine(TrainPart(device="cpu", precision="fp32")).describe()
+    assert facts == {
+        "device": "cpu",
+        "name": facts["name"],
+        "processes": 1,
+        "threads": torch.get_num_threads(),
+        "precision": "float32",
+    }
+    assert facts["name"]
+
+
+def test_the_threads_of_the_recipe_are_used() -> None:
+    before = torch.get_num_threads()
+    try:
+        assert machine(TrainPart(device="cpu", threads=2)).describe()["threads"] == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_one_process_sums_and_agrees_with_itself() -> None:
+    computer = machine(TrainPart(device="cpu"))
+    values, weight = torch.tensor([1.0, 2.0]), torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.tensor([3.0, 4.0])
+    computer.sum_gradients([weight])
+    assert torch.equal(weight.grad, torch.tensor([3.0, 4.0]))
+    assert computer.sum(values) is values and computer.agreed(lambda: "mine") == "mine"
