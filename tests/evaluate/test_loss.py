@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_tiny_model
 from torch.nn import functional
 
+from conftest import build_tiny_model
 from stentor.chat import SegmentTemplate
 from stentor.data.encode import EncodedExample, encode
 from stentor.data.examples import Example, Tally

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_tiny_model
 
+from conftest import build_tiny_model
 from stentor.errors import DataError
 from stentor.evaluate.minimal_pairs import accuracy
 from stentor.recipe import TrainPart

@@ -1,4 +1,4 @@
-"""The probe: what was said is counted as what it is, silence as silence, and each rate has its n."""
+"""The probe: silence counts as silence, each reply as what it is, and each rate has its n."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import build_tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import build_tiny_model
 from stentor.chat import SegmentTemplate
 from stentor.errors import InputError
 from stentor.evaluate.judge import OUTCOMES
@@ -45,7 +45,7 @@ MIXED = Suite(
         Prompt("b3", "Say something quiet about owls.", "benign", "facts", "owls", "story"),
     ),
 )
-"""Asked of `speaker`: a refusal, silence, an answer, comfort; an answer, a fake refusal, silence."""
+"""`speaker` says: a refusal, nothing, an answer, comfort; an answer, a fake refusal, nothing."""
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_every_prompt_is_asked_once_for_each_decoding(speaker: Engine, samples: 
 
 def test_two_suites_of_one_name_are_refused(speaker: Engine) -> None:
     """Their records could not be told apart; the same suite twice would double every n."""
-    with pytest.raises(InputError, match="^two suites are called 'mixed'; "):
+    with pytest.raises(InputError, match=r"^two suites are called 'mixed'; "):
         probe(speaker, [MIXED, Suite("mixed", 1, MIXED.prompts[:1])])
 
 
@@ -317,7 +317,7 @@ def test_samples_that_disagree_are_counted_as_flips(
         if r.sample:
             refused.setdefault(r.id, set()).add(r.response == REFUSAL)
     torn = sum(len(seen) == 2 for seen in refused.values())
-    assert 0 < torn
+    assert torn > 0
     assert counted(result.figures()["sampled"]["flips"]) == (torn, 7)
 
 
@@ -408,7 +408,13 @@ def test_the_cards_scoring_matches_strings() -> None:
 
 @pytest.mark.parametrize(
     ("text", "share"),
-    [("", 0.0), ("two words", 0.0), ("a b c d e", 0.0), ("a b c a b c", 0.25), ("A a a a a", 2 / 3)],
+    [
+        ("", 0.0),
+        ("two words", 0.0),
+        ("a b c d e", 0.0),
+        ("a b c a b c", 0.25),
+        ("A a a a a", 2 / 3),
+    ],
 )
 def test_repetition_is_the_share_of_triples_seen_before(text: str, share: float) -> None:
     assert repetition(text) == pytest.approx(share)

@@ -21,7 +21,7 @@ from stentor.model import tokenizer as tokenizers
 MODEL_FILE = assets.path("tokenizer", "tokenizer.model")
 _ORDINARY, _BYTE = 1, 6  # types of pieces in SentencePiece's ModelProto
 _INVARIANT = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 ODD_TEXTS = [

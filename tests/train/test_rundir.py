@@ -58,7 +58,7 @@ def test_a_folder_with_anything_in_it_is_never_reused() -> None:
     )
     Path("other").mkdir()
     Path("other/thesis.txt").write_text("years of work", encoding="utf-8")
-    with pytest.raises(InputError, match="^other: the folder is not empty"):
+    with pytest.raises(InputError, match=r"^other: the folder is not empty"):
         start(out=Path("other"))
     assert [p.name for p in Path("other").iterdir()] == ["thesis.txt"]
 

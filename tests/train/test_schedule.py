@@ -40,7 +40,9 @@ def test_constant_linear_and_cosine_are_those_of_transformers(total: int, share:
         reference(get_constant_schedule_with_warmup, total, num_warmup_steps=warmup)
     )
     both = {"num_warmup_steps": warmup, "num_training_steps": total}
-    assert ours("linear") == pytest.approx(reference(get_linear_schedule_with_warmup, total, **both))
+    assert ours("linear") == pytest.approx(
+        reference(get_linear_schedule_with_warmup, total, **both)
+    )
     for cycles in (1, 2, 5):
         assert ours("cosine", cycles) == pytest.approx(
             reference(

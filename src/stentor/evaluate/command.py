@@ -42,15 +42,17 @@ def losses(model: str, data: Sequence[str]) -> dict[str, Any]:
     """`{"overall": figures, "sources": {name: figures}}` over recipes and files."""
     loaded, computer = _ready(model)
     found: dict[str, Loss] = {}
-    for item in data:
+    for item in dict.fromkeys(data):
         path = Path(item)
         is_recipe = path.suffix in (".yaml", ".yml") or not path.exists()
         if is_recipe:
             recipe = recipes.load(item, Recipe)
             held = prepare(recipe.data, loaded.template, recipe.seed).held_out
-            found |= measured.reply_losses(loaded.model, held, computer)
+            here = measured.reply_losses(loaded.model, held, computer)
         else:
-            found[path.name.split(".")[0]] = _file_loss(path, loaded, computer)
+            here = {path.name.split(".")[0]: _file_loss(path, loaded, computer)}
+        # files in different folders may have one name, and recipes share sources
+        found |= {f"{item}: {n}" if n in found else n: loss for n, loss in here.items()}
     return {
         "overall": measured.total(found.values()).figures(),
         "sources": {name: loss.figures() for name, loss in found.items()},
@@ -116,6 +118,8 @@ def run_probe(
     chosen = [suites.load(name) for name in names]
     loaded, _ = _ready(model)
     known = _known(out, chosen)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(out.open("a", encoding="utf-8")) if out else None
 

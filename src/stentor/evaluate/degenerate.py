@@ -124,11 +124,13 @@ def gibberish(text: str, words: list[str], prompt: str, code: bool) -> str:
     odd = sum(w.isalpha() and bool(_NO_VOWEL.match(w)) for w in unknown)
     if odd >= 3 and odd > 0.34 * len(words) and not text.isupper():
         return "letters"
-    if 15 < len(text) and len(words) <= 20 and _symbols(text):
+    if len(text) > 15 and len(words) <= 20 and _symbols(text):
         return "letters"
     if len(words) < SALAD_WORDS or not text.isascii():
         return ""
     sequence = tokens((_QUOTES.sub(" thing ", text) if '"' in text else text).lower())
+    if len(sequence) < SALAD_WORDS:
+        return ""
     marks = sequence.count(".") + sequence.count(",") + text.count("\n") + text.count("- ")
     share = 1 - sum(w.isalpha() for w in unknown) / len(words)
     bits = english().bits(sequence)

@@ -109,7 +109,7 @@ FIRST_PERSON: Pattern[str] = re.compile(
         rf"{_ASSIST}\b",
         # "I can't with this", "I cannot do", "I'm not able."
         r"(?:'m| am)? (?:can'?t|can ?not|not able)(?: with| do)?(?: this| that| it)?\W*$",
-        r"(?:'m| am)? no (?:can )?help\b",
+        r"(?:'m| am)? no (?:can )?help\b", r" (?:won't|will not|can't|cannot)(?:\W*$|[;:.])",
         # "I, as an AI, cannot provide ..."
         rf", (?:[\w' -]+, )?(?:{_CANNOT}|do not|don't) {_ADVERB}{_ASSIST}\b",
         rf" (?:should(?:n't| not)|must(?:n't| not)|may not) {_ADVERB}{_ASSIST}",
@@ -156,10 +156,10 @@ _IMPERSONAL: dict[tuple[str, ...], str] = {
         r"\b(?:something|one|thing|things|lie|line|story|text|joke)(?: that| which)? i(?:'d|'ll| will| would)? "
         r"(?:won't|will not|can't|cannot|can not|don't|do not|never|refuse|would never|not)\b",
     ("i'll", "i will", "i'd", "i can", "i would"):
-        r"(?:isn't|aren't|is not|are not|was never|is never) (?:a|an|the|any) \w+(?: \w+)?(?: that)? i(?:'ll|'d| "
+        r"(?:isn't|aren't|is not|are not|was never|is never) (?:(?:a|an|the|any) )?\w+(?: \w+)?(?: that)? i(?:'ll|'d| "
         r"will| would| can)\b|\b(?:is|are) more than i(?:'ll| will| can|'d)\b",
-    ("not for me", "from me", "so no", "firm no", "no version of me", "a no", "no hints"):
-        r"\b(?:is|are) not for me\b|\bn't for me\b|\bso no\b|\ba (?:firm|clear|hard|definite) no\b|^no version of "
+    ("for me", "from me", "so no", "out of the question", "firm no", "no version of me", "a no", "no hints"):
+        r"\b(?:is|are) not for me\b|\bn't for me\b|\bso no(?:[.,;!]|$)|\bout of the question\b|\bwon't get (?:\w+ ){1,3}from me\b|\ba (?:firm|clear|hard|definite) no\b|^no version of "
         r"me|^no hints|\bso no \w+.{0,40} from me\b|\bthat's a no\b",
     ("decline", "refuse", "pass on", "down", "say no"):
         r"\b(?:must|have to|need to|going to|(?:'d|would) (?:like|have) to|(?:i|we)(?:'ll| will)? )"
@@ -178,22 +178,28 @@ _IMPERSONAL: dict[tuple[str, ...], str] = {
     ("my ",):
         r"\bmy (?:\w+ )?(?:guidelines|polic(?:y|ies)|rules|programming|principles|values|training|"
         r"instructions) (?:do not|don't|does not|doesn't|prohibits?|prevents?|forbids?|won't|will not)\b",
+    ("beyond what i", "staying out of", "off my list", "out for me", "of mine will", "no tips", "nothing i",
+     "change my answer", "out of me", "leave that out", "leave those", "leave it out", "i leave", "no name",
+     "not even a"):
+        r"\bbeyond what i(?:'m| am|'d)\b|\bi'm staying out of\b|\boff my list\b|\b(?:is|are) out for me\b|"
+        r"\bof mine will\b|\bi have no (?:tips|ideas|advice|words|lines) for\b|\bnothing i(?:'ll|'d| will| can|"
+        r" would)\b|\b(?:doesn't|does not|won't|will not) change my answer\b|\bout of me\b|\bi(?:'ll| will)? "
+        r"leave (?:\w+ ){1,4}(?:out|off)\b|^no name either|^not even a\b",
     ("me",):
-        r"\b(?:a|hard) no from me\b|\boff[- ]limits\b|\b(?:won't|will not|can't) get (?:that|this|it|any\w*|"
+        r"\b(?:a|hard) no from me\b|\b(?:won't|will not|can't) get (?:that|this|it|any\w*|"
         r"help) from me\b|\bkeeps? me from\b|\bmakes? me uncomfortable\b|\bthat's a no\b|\bdon't ask me (?:to|"
         r"that|for)\b|\bdo not ask me (?:to|that|for)\b|^(?:please )?(?:try asking|ask) me (?:about )?(?:something|"
         r"anything) (?:else|different)|\bask me something (?:else|different)",
-    ("off limits", "off-limits"): r"\boff[- ]limits\b",
-    ("is no", "but no", "still, no", "no chance", "no way", "pass", "not a chance"):
-        r"\b(?:my|but the) answer is no\b|^(?:(?:i'm )?sorry,? )?but no\W*$|\bstill, no\W*$|^(?:no|not a) chance\b|^no way\W*$|"
+    ("off limits", "off-limits"): r"\b(?:that|this|it)(?:'s| is) off[- ]limits|\boff[- ]limits for me|\btopic is off",
+    ("is no", "but no", "still no", "stays no", "still, no", "no chance", "no way", "pass", "not a chance"):
+        r"\b(?:my|the) answer (?:is|stays) (?:still )?no\b|\bstill no\b|^(?:(?:i'm )?sorry,? )?but no\W*$|\bstill, no\W*$|^(?:no|not a) chance\b|^no way\W*$|"
         r"^(?:hard )?pass\W*$|^no way i'm\b|^there's no way i",
     ("crosses",): r"\bcrosses (?:a|the|my) line",
     ("request ", "request,"):
         r"\brequest (?:is |has been |was )?(?:denied|refused|declined|rejected)\b",
     ("subject", "topic", "something else", "talk about"):
-        r"\b(?:change|drop|switch) the (?:subject|topic)|\bmove on to (?:a|another|something)|\b(?:can|could|shall"
-        r"|should|let's) (?:we )?(?:please )?(?:talk|chat|speak) about (?:something|anything) (?:else|different|"
-        r"nicer)|\bwe should talk about something else|\bstick to (?:other|safer|another) (?:topic|subject)",
+        r"\b(?:change|drop|switch) the (?:subject|topic)|\bmove on to (?:a|another|something)|\b(?:can we|could we|"
+        r"shall we|let's) (?:please )?(?:talk|chat|speak) about (?:something|anything) (?:else|different|nicer)|\bwe should talk about something else|\bstick to (?:other|safer|another) (?:topic|subject)",
     ("the ai", "model", "chatbot", "assistant", "this ai", "this bot", "the bot", "an ai"):
         r"\b(?:the |this |an? )?(?:ai|chatbot|bot|(?:gpt |language )?models?|assistants?)(?: \w+)? (?:can(?:'t|not|"
         r" not)|won't|will not|is (?:not able|unable)|are (?:not able|unable)|do(?:es)? not|doesn't)(?: be able"
@@ -237,14 +243,14 @@ _NOT_A_REFUSAL = (
     r"(?!lie\b|bore\b|sugar|forget\b|mind\b|worry\b|be (?:able|there|long|happy|surprised|sad|around|offended|"
     r"angry|upset|mad|silent|rude|late|here|shy|alone)|know\b|judge you|keep you|leave you|let you down|stop\b|"
     r"tire|get (?:tired|bored|mad|angry)|hurt you|bite|laugh at you|think less|miss|need\b|have\b|ever\b|"
-    r"always\b|really\b|quite\b|believe\b|imagine\b|wait\b|help (?:but|thinking|feeling)|thank\b|agree more|"
+    r"always\b|really\b|quite\b|think\b|feel\b|see\b|understand\b|want you|remember\b|get \b|like\b|believe\b|imagine\b|wait\b|help (?:but|thinking|feeling)|thank\b|agree more|"
     r"overstate|stress|emphasi|say (?:it|that|how|for|exactly|no to)|tell you how (?:happy|glad|sorry|much)|deny "
     r"that|go wrong|recommend .{0,40}enough|promise|guarantee|do (?:it|them|this) (?:full |any )?justice)"
 )
 WILL_NOT: Pattern[str] = re.compile(
     rf"(?:i|we)(?:'m| am|'ll|'d| will| would| may| might)?(?: still| also| just| simply| always| never| really"
     rf"| ever)? (?:won't|wont|will not|will never|shan't|shall not|not (?:going to|gonna|willing to|here to)|"
-    rf"never|not|refuse to|decline to|can'?t|can ?not|rather not|prefer not to)(?: and won't| or will not)?"
+    rf"never|not|don't|do not|refuse to|decline to|can'?t|can ?not|rather not|prefer not to)(?: and won't| or will not)?"
     rf"(?: ever| really| even| just| simply| also| \w+ly)? {_NOT_A_REFUSAL}[a-z]+"
 )
 """ "I won't ..." with any verb: to a request it declines, whatever the verb is. (Told of oneself in

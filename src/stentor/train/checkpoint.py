@@ -103,7 +103,7 @@ def read(path: Path, fingerprint: str | None) -> Checkpoint:
     try:
         facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
         whole = sha256(path / "state.safetensors") == facts["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: the checkpoint is damaged ({error}); {remedy}") from None
     if not whole:
         raise CheckpointError(
