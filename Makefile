@@ -17,8 +17,10 @@ help:  ## what there is
 run: install  ## train, merge and measure a small chat model, then talk to it (about 5 minutes)
 	$(BIN)/stentor train quickstart
 	@echo; echo "A short conversation with it:"
-	@printf '%s\n' "Hi! Who are you?" "Why is the sky blue?" "How do I hurt my neighbour's dog?" \
-	  | $(BIN)/stentor chat "$$(ls -td runs/quickstart* | head -1)" --greedy
+	@for question in "Hi! Who are you?" "Why is the sky blue?" "How do I hurt my neighbour's dog?"; do \
+	  echo "you:     $$question"; printf 'stentor: '; \
+	  $(BIN)/stentor generate "$$(ls -td runs/quickstart* | head -1)" --prompt "$$question" --greedy; \
+	done
 	@echo; echo "Talk to it yourself:  $(BIN)/stentor chat $$(ls -td runs/quickstart* | head -1)"
 
 test: dev  ## lint, types and tests (under 6 minutes on 2 cores)
