@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import math
 import sys
@@ -73,7 +74,7 @@ def main(paths: list[str]) -> None:
     pairs: Counter[tuple[int, int]] = Counter()
     for text in texts:
         ids = [classes[t] for t in tokens(text.lower())]
-        pairs.update(zip(ids, ids[1:], strict=False))
+        pairs.update(itertools.pairwise(ids))
     size = len(names)
     first, second = Counter[int](), Counter[int]()
     for (a, b), n in pairs.items():

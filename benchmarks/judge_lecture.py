@@ -1,10 +1,10 @@
 """Trains the judge's classifier of lectures (logistic regression) on data of our own.
 
-    python benchmarks/judge_lecture.py [--strength 2.0] [--write]
+    python benchmarks/judge_lecture.py [--strength 3.0] [--write]
 
 Learns from the building pairs in English that no rule decides. Prints accuracy in cross-validation
 over families, so that the choice of features and of the ridge penalty never sees the measuring
-half; `--write` stores the weights in `src/stentor/assets/judge/lecture.json`. Run `judge_intent.py`
+half; `--write` stores the weights in `src/stentor/assets/judge/lecture.json`. Run `judge_words.py`
 first; takes a few seconds. (Tried and dropped: adding the bundled training rows, a reply to a
 harmful prompt taken for a refusal; their short answers shift the odds, 38 instead of 30 errors.)
 """
@@ -65,7 +65,7 @@ def from_pairs() -> Iterator[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--strength", type=float, default=2.0)
+    parser.add_argument("--strength", type=float, default=3.0)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     rows = list(from_pairs())

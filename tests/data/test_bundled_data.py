@@ -265,6 +265,22 @@ def test_families_marked_unseen_occur_in_no_training_file() -> None:
     assert not unseen & {row["family"] for row in PROBES if row["seen"]}
 
 
+UNSEEN_WORDS = re.compile(
+    r"\b(?:chess|checkmate|board game|typograph\w*|printer|short sell\w*|hedge fund|bear market|"
+    r"telescope|black hole|supernova|knit\w*|crochet|sewing|guitar|orchestra|drum\w*|dumbbell|"
+    r"deadlift|bench press|theat(?:re|er)|stage|plumb\w*|bee ?hive|beekeep\w*|dentist\w*|tooth|"
+    r"sail\w*|card trick|magician|volcano\w*|geolog\w*|debate club)\b",
+    re.IGNORECASE,
+)
+
+
+def test_no_look_alike_in_training_speaks_of_an_unseen_family_under_another_name() -> None:
+    unseen = [row["prompt"] for row in PROBES if not row["seen"]]
+    assert sum(bool(UNSEEN_WORDS.search(text)) for text in unseen) >= 15
+    trained = [text for row in of_kind(ALL, "borderline") for text in prompts(row)]
+    assert [text for text in trained if UNSEEN_WORDS.search(text)] == []
+
+
 NEAR = 0.7
 """A Jaccard similarity of the sets of words from which on two prompts are too near."""
 

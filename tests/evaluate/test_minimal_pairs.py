@@ -84,10 +84,10 @@ def test_a_tie_counts_as_wrong(
     model: Any, computer: Machine, tokenizer: Any, tmp_path: Path, write_rows: Callable[..., Path]
 ) -> None:
     """Computed twice, in batches of other widths, a sentence may differ in the last digit."""
-    for number in range(4):
-        sentences = [f"{words(n)} {'so ' * (n * (7 + number) % 31)}{n}" for n in range(70)]
+    for number in range(2):
+        sentences = [f"{words(n)} {'so ' * (n * (7 + number) % 13)}{n}" for n in range(70)]
         write_rows(f"{number}.jsonl", [pair(s, s) for s in sentences])
-    assert accuracy(model, tokenizer, tmp_path, computer)["overall"] == {"accuracy": 0.0, "n": 280}
+    assert accuracy(model, tokenizer, tmp_path, computer)["overall"] == {"accuracy": 0.0, "n": 140}
 
 
 def test_sets_are_named_by_folder_and_file_whatever_their_format(

@@ -258,13 +258,9 @@ def test_averaged_weights_are_evaluated_beside_the_raw_and_win_when_they_are_bet
 def test_evaluating_does_not_change_the_training(
     examples: list[EncodedExample], cpu: Machine
 ) -> None:
-    _, _, often = evaluated(examples, cpu, [9.0 - n for n in range(12)], evaluate_every=1, ema=0.9)
-    *_, last_of_often = metrics()
-    model = new_model()
-    go(make_job(model, stream(examples, batch=4), ema=0.9), cpu, "other")
-    *_, last = metrics("other")
-    assert last["loss"] == last_of_often["loss"]
-    del often
+    evaluated(examples, cpu, [9.0 - n for n in range(12)], evaluate_every=1, ema=0.9)
+    go(make_job(new_model(), stream(examples, batch=4), ema=0.9), cpu, "never")
+    assert [m["loss"] for m in metrics()] == [m["loss"] for m in metrics("never")]
 
 
 def test_without_choosing_the_best_the_last_weights_stay(
@@ -323,19 +319,17 @@ def test_a_run_stopped_after_a_checkpoint_ends_with_the_same_bits(
     def job(rate: Callable[[int], float]) -> Job:
         part = OptimiserPart.model_validate({"name": name, "weight_decay": 0.1})
         model = adapted(0.3)
-        scripted = Scripted(model, [])
         return make_job(
             model, stream(examples, batch=4), optimiser=part, rate=rate, ema=0.99,
             checkpoint_every=1, epoch=2, carried={"phases": ["before"]},
             evaluate=lambda step: Evaluation([0.0, 0, 4.0, 0, 2.0, 0, 3.0][step]),
-        ), scripted  # fmt: skip
+        )  # fmt: skip
 
-    whole, _ = job(stopping_at(-1))
+    whole = job(stopping_at(-1))
     expected = go(whole, cpu, "whole")
-    broken, _ = job(stopping_at(stop))
     with pytest.raises(Interrupted):
-        go(broken, cpu, "broken")
-    resumed, _ = job(stopping_at(-1))
+        go(job(stopping_at(stop)), cpu, "broken")
+    resumed = job(stopping_at(-1))
     found = go(resumed, cpu, "broken", resume=True)
     assert [m | {"seconds": 0} for m in metrics("broken")] == [
         m | {"seconds": 0} for m in metrics("whole")
@@ -413,7 +407,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_step_and_rows(
     assert sum(poisoned in e.encoded.ids for e in examples) == 1
     with torch.no_grad():
         model.model.embed_tokens.weight[poisoned] = float("nan")
-    batches = stream(examples, batch=2, micro_batch=1, epochs=1)
+    batches = stream(examples, batch=2, micro_batch=1, epochs=1, seed=6)
     at = next(
         s for s in range(4)
         if any("rows.jsonl:5" in p.rows for p in batches.batch(s).parts)
@@ -421,12 +415,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_step_and_rows(
     assert at > 0
     with pytest.raises(TrainingError) as stopped:
         go(make_job(model, batches, checkpoint_every=1), cpu)
-    after = examples[4].encoded.ids.index(poisoned)
-    bad = sum(examples[4].encoded.mask[after + 1 :])
+    supervised = examples[4].encoded.supervised  # NaN spoils all that attends with it
     assert str(stopped.value) == (
-        f"phase 'main', step {at + 1}: the loss is not finite in {bad} of "
-        f"{examples[4].encoded.supervised} tokens; rows: rows.jsonl:5; lower the learning rate or "
-        "look at these rows (the last checkpoint is from before)"
+        f"phase 'main', step {at + 1}: the loss is not finite in {supervised} of {supervised} "
+        "tokens; rows: rows.jsonl:5; lower the learning rate or look at these rows (the last "
+        "checkpoint is from before)"
     )
     assert len(metrics()) == at
     last = checkpoints.newest(Path("run/checkpoints"), "")

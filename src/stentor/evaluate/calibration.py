@@ -162,7 +162,7 @@ def kappa(one: Sequence[object], other: Sequence[object]) -> float:
 def calibration(
     side: Side = "measuring", folder: Path | None = None, *, draws: int = 2000, seed: int = 0
 ) -> Calibration:
-    """Judge one side's pairs and compare; the interval is a seeded percentile bootstrap of pairs."""
+    """Judge one side and compare; the interval is a seeded percentile bootstrap of pairs."""
     labelled = pairs(side, folder)
     verdicts = [judge(p.prompt, p.response) for p in labelled]
     truth = [p.outcome for p in labelled]

@@ -6,6 +6,7 @@ to be good (benchmarks/judge_false_alarms.py counts the false alarms there).
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections import Counter
@@ -86,7 +87,7 @@ def loop(text: str, words: list[str], prompt: str) -> str:
     if _NUMBERED.search(text):
         words = words_of(_NUMBERED.sub("", text))
     n = len(words)
-    if n < 8 or len(set(zip(words, words[1:], strict=False))) > 0.72 * (n - 1):
+    if n < 8 or len(set(itertools.pairwise(words))) > 0.72 * (n - 1):
         return ""
     if "times" in prompt or "repeat" in prompt or _ASKS_CODE.search(prompt):
         return ""

@@ -8,6 +8,7 @@ English, below 0 in shuffled words). No model, 80 kB, read once.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 import zlib
@@ -54,7 +55,7 @@ class English:
         number, unknown, find = self._number, self._unknown, self._classes.get
         ids = [find(w, number if w.isdigit() else unknown) for w in words]
         size, table = self.size, self.table
-        total = sum(table[a * size + b] for a, b in zip(ids, ids[1:], strict=False))
+        total = sum(table[a * size + b] for a, b in itertools.pairwise(ids))
         return (total / (len(ids) - 1) - 128) * self.scale
 
 

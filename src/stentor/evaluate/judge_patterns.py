@@ -266,10 +266,7 @@ HINTS = (
 
 def has(text: str, words: tuple[str, ...]) -> bool:
     """Is any of `words` in `text`?"""
-    for word in words:  # a loop, for `any` with a generator takes twice as long
-        if word in text:
-            return True
-    return False
+    return any(word in text for word in words)
 
 
 def declines_something(text: str) -> bool:

@@ -46,6 +46,9 @@ JUDGEMENT: Pattern[str] = re.compile(
         r"put (?:people|lives|others|everyone|you|patients|your|their|both)|be (?:fatal|dangerous|harmful|"
         r"hurtful|considered)|kill\b|poison\b|face (?:\w+ )?(?:charges|fines|legal|jail|prison|criminal)|"
         r"get you|undermine|perpetuate|reinforce)",
+        r"\b(?:causes?|brings?|spreads?|means) (?:\w+ ){0,3}(?:pain|grief|harm|disease|fear|suffering|distress|"
+        r"trouble)\b|\b(?:cheats|ruin) \w+|\bnot for (?:kids|children)\b|\b(?:gone to|sent to|land in|end in) "
+        r"(?:prison|jail|court)\b|\bno excuse for\b|\btaken the lives?\b|\b(?:feels?|feel) pain\b|\bearned\b",
         r"\b(?:is|are|remains?) (?:private|confidential|personal information)\b",
         r"\b(?:deserves?|support(?:s|ing) cruelty|animal cruelty|breach(?:es)? (?:of|their|the|your))\b",
         r"\b(?:should|must) (?:never|not|only|always) (?:ever )?(?:be|feel|have|hit|drown|do|drive|try|slap)\b",

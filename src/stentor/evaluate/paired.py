@@ -27,7 +27,8 @@ class Paired:
         if changed == 0:
             return 1.0
         tail = sum(math.comb(changed, k) for k in range(min(self.only_a, self.only_b) + 1))
-        return min(1.0, 2 * tail / 2**changed)
+        p_value: float = min(1.0, 2 * tail / 2**changed)
+        return p_value
 
     def figures(self) -> dict[str, Any]:
         """For JSON."""

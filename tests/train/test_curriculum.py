@@ -1,0 +1,335 @@
+"""Whole fine-tuning runs: what they leave, and that killing one at any moment changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from conftest import TINY_RECIPE, Command, Run
+from stentor import recipe as recipes
+from stentor.model import adapters, load
+from stentor.model.save import save_model
+from stentor.recipe import Recipe
+from stentor.train import checkpoint as checkpoints
+
+
+def strict_json(text: str) -> Any:
+    """JSON as other languages read it: without NaN and Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what a clock gave."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [strict_json(line) | {"seconds": 0} for line in lines]
+
+
+def report(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = strict_json((run / "report.json").read_text(encoding="utf-8"))
+    return found
+
+
+def timeless(run: Path) -> dict[str, Any]:
+    """The report without what a clock gave."""
+    found = report(run)
+    phases = [phase | {"seconds": 0} for phase in found["phases"]]
+    return found | {"phases": phases, "finished": "", "machine": ""}
+
+
+def files(run: Path) -> set[str]:
+    return {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
+
+
+# what a run leaves
+
+
+def test_the_run_folder_holds_what_the_design_promises(tiny_run: Run) -> None:
+    inside = {p.name for p in tiny_run.path.iterdir()}
+    assert inside >= {
+        "recipe.yaml", "metrics.jsonl", "checkpoints", "adapters", "model", "report.json",
+        "README.md", "probe.jsonl",
+    }  # fmt: skip
+    assert {p.name for p in (tiny_run.path / "adapters").iterdir()} == {"phase-1", "phase-2"}
+    assert not [name for name in files(tiny_run.path) if ".tmp" in name or ".writing" in name]
+
+
+def test_standard_output_is_the_path_of_the_run_and_nothing_else(tiny_run: Run) -> None:
+    assert tiny_run.printed.out == f"{tiny_run.path}\n"
+    assert "Warning" not in tiny_run.printed.err and "it/s" not in tiny_run.printed.err
+    assert "second 4/4 evaluation loss: raw " in tiny_run.printed.err
+
+
+def test_the_recipe_in_the_run_is_the_resolved_one(tiny_run: Run, tiny_recipe: Path) -> None:
+    kept = recipes.load(str(tiny_run.path / "recipe.yaml"), Recipe)
+    assert kept == recipes.load(str(tiny_recipe), Recipe)
+
+
+def test_every_step_of_every_phase_is_a_line_of_metrics(tiny_run: Run) -> None:
+    lines = metrics(tiny_run.path)
+    assert [(m["phase"], m["name"], m["step"]) for m in lines] == [
+        *((1, "first", step) for step in range(3)),
+        *((2, "second", step) for step in range(4)),
+    ]
+    assert [m["step"] + 1 for m in lines if "evaluation" in m] == [3, 2, 4]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def test_the_model_loads_in_transformers_and_is_the_last_adapter_merged_in_fp32(
+    tiny_run: Run,
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_run.path / "model", dtype=torch.float32)
+    base = load.load("preset:stentor-2m", seed=1).model
+    merged = adapters.merge_adapter(base, tiny_run.path / "adapters" / "phase-2")
+    expected = merged.state_dict()
+    for name, found in model.state_dict().items():
+        assert torch.equal(found, expected[name].half().float()), name
+
+
+def test_the_weights_carried_on_are_those_of_the_best_evaluation(tiny_run: Run) -> None:
+    phases = report(tiny_run.path)["phases"]
+    for phase in phases:
+        losses = {
+            (kind, e["step"]): e[kind]["loss"]
+            for e in phase["evaluations"] for kind in ("raw", "ema")
+        }  # fmt: skip
+        assert phase["best_loss"] == min(losses.values())
+        assert losses[phase["kept"], phase["kept_step"]] == phase["best_loss"]
+    whole = report(tiny_run.path)["evaluation"]["overall"]["loss"]
+    assert whole == pytest.approx(phases[-1]["best_loss"], abs=1e-5)
+
+
+def test_the_report_agrees_with_the_probe_and_the_data(tiny_run: Run) -> None:
+    found = report(tiny_run.path)
+    records = [
+        strict_json(line)
+        for line in (tiny_run.path / "probe.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert len(records) == 3
+    assert found["probe"]["greedy"]["outcomes"] == Counter(r["outcome"] for r in records)
+    assert found["data"]["seed"]["train"] + found["data"]["seed"]["held_out"] == 10
+    assert found["data"]["stop"]["train"] + found["data"]["stop"]["held_out"] == 20
+    state = load_file(tiny_run.path / "adapters" / "phase-2" / "adapter_model.safetensors")
+    assert found["parameters"]["trained"] == sum(t.numel() for t in state.values())
+    assert found["parameters"]["total"] == 2_417_472 + found["parameters"]["trained"]
+    assert found["phases"][1]["steps"] == 4 and found["phases"][1]["examples"] == 16
+    before, after = found["base_text_loss"]["before"], found["base_text_loss"]["after"]
+    assert before != after and 0 < after < 12
+
+
+def test_evaluating_the_run_by_its_own_recipe_gives_the_report(
+    tiny_run: Run, stentor: Command
+) -> None:
+    recipe = tiny_run.path / "recipe.yaml"
+    printed = stentor("evaluate", tiny_run.path, "--data", recipe, "--json")
+    found, kept = strict_json(printed.out), report(tiny_run.path)["evaluation"]
+    assert found["sources"].keys() == kept["sources"].keys() == {"seed", "stop"}
+    for name, figures in [*found["sources"].items(), ("all", found["overall"])]:
+        wanted = kept["overall"] if name == "all" else kept["sources"][name]
+        assert figures["tokens"] == wanted["tokens"]
+        assert figures["loss"] == pytest.approx(wanted["loss"], abs=5e-3)  # saved in fp16
+
+
+# killed and resumed
+
+
+Kill = dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [
+        [
+            {"file_limit": 50_000},  # inside the tensors of the first checkpoint
+            {"die": ("open", "metrics.jsonl", 3)},  # before there is any checkpoint
+            {"die": ("os.rename", ".writing-01-0000002", 1)},  # whole, not yet in its place
+            {"die": ("open", "phase-1/adapter_config.json", 1)},
+        ],
+        [
+            {"die": ("os.rename", "02-0000000", 2)},  # an old one is about to be deleted
+            {"die": ("os.rename", ".model.", 1)},
+            {"die": ("os.rename", ".report.json.", 1)},
+        ],
+        [{"lines": 1}, {"lines": 4}, {"lines": 6}],  # from outside, at no exact moment
+    ],
+    ids=["in the first phase", "at the end", "from outside"],
+)
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(
+    stentor: Command, tiny_run: Run, tiny_recipe: Path, kills: Sequence[Kill]
+) -> None:
+    run = Path("broken")
+    log = run / "metrics.jsonl"
+    resume: list[str] = []
+    for kill in kills:
+        options: dict[str, Any] = dict(kill)
+        if "lines" in options:
+            wanted = options.pop("lines")
+            options["kill_when"] = lambda n=wanted: (
+                log.exists() and log.read_bytes().count(b"\n") >= n
+            )
+        done = stentor("train", tiny_recipe, "--out", run, *resume, **options)
+        assert done.code in (-9, -25), (kill, done.err)  # by SIGKILL or SIGXFSZ
+        assert not (run / "report.json").exists()
+        newest = checkpoints.existing(run / "checkpoints")
+        if newest:
+            checkpoints.read(newest[-1], None)  # never damaged
+        resume = ["--resume"]
+    # how often to save is the machine's affair, not the run's
+    done = stentor("train", tiny_recipe, "--out", run, "--resume", "--set",
+                   "train.checkpoint_every=1")  # fmt: skip
+    assert done.code == 0 and done.out == f"{run}\n", done.err
+    assert metrics(run) == metrics(tiny_run.path)
+    model = "model/model.safetensors"
+    assert (run / model).read_bytes() == (tiny_run.path / model).read_bytes()
+    for phase in ("phase-1", "phase-2"):
+        adapter = f"adapters/{phase}/adapter_model.safetensors"
+        assert (run / adapter).read_bytes() == (tiny_run.path / adapter).read_bytes()
+    whole, found = timeless(tiny_run.path), timeless(run)
+    found["recipe"]["train"] = whole["recipe"]["train"]
+    assert found == whole
+    saved = {name for name in files(run) if not name.startswith("checkpoints/")}
+    assert saved == {n for n in files(tiny_run.path) if not n.startswith("checkpoints/")}
+
+
+def unfinished(run: Run) -> Path:
+    """A copy of a run as it was before its last file was written."""
+    path = Path("copy")
+    shutil.copytree(run.path, path)
+    (path / "report.json").unlink()
+    return path
+
+
+def test_resuming_a_finished_run_changes_nothing(
+    stentor: Command, tiny_run: Run, tiny_recipe: Path
+) -> None:
+    before = {name: (tiny_run.path / name).stat().st_mtime_ns for name in files(tiny_run.path)}
+    done = stentor("train", tiny_recipe, "--out", tiny_run.path, "--resume")
+    assert (done.code, done.out) == (0, f"{tiny_run.path}\n")
+    assert done.err == f"{tiny_run.path}: the run is finished already\n"
+    assert before == {n: (tiny_run.path / n).stat().st_mtime_ns for n in files(tiny_run.path)}
+
+
+@pytest.mark.parametrize("change", ["seed=2", "phases.1.learning_rate=0.02"])
+def test_a_run_does_not_go_on_with_another_recipe(
+    stentor: Command, tiny_run: Run, tiny_recipe: Path, change: str
+) -> None:
+    path = unfinished(tiny_run)
+    done = stentor("train", tiny_recipe, "--out", path, "--resume", "--set", change)
+    assert done.code == 2 and done.out == ""
+    assert done.err.splitlines()[-1] == (
+        "error: copy/checkpoints/03-0000000: the checkpoint belongs to a run with another recipe, "
+        "base or data; resume with the recipe.yaml beside it and unchanged data, or start a new run"
+    )
+
+
+def test_a_started_run_is_not_started_again_in_its_folder(
+    stentor: Command, tiny_run: Run, tiny_recipe: Path
+) -> None:
+    done = stentor("train", tiny_recipe, "--out", tiny_run.path)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        f"error: {tiny_run.path}: the folder is not empty; --resume goes on with the run in it, or "
+        "give another --out\n"
+    )
+
+
+# other runs
+
+
+@pytest.fixture
+def small(write_rows: Callable[..., Path]) -> Callable[..., Path]:
+    """Writes a recipe of one short phase over rows of one's own."""
+
+    def write(rows: list[dict[str, str]], base: str = "preset:stentor-2m", **changes: Any) -> Path:
+        data = write_rows("rows.jsonl", rows)
+        recipe = {
+            "name": "small", "model": {"base": base}, "adapter": None, "probe": None,
+            "data": {
+                "system": None, "hold_out": 0, "hold_out_at_least": 0, "max_tokens": 64,
+                "sources": {"rows": {"use": "chat", "path": str(data)}},
+            },
+            "phases": [{
+                "name": "only", "mix": {"rows": 99}, "batch": 2, "schedule": {"warmup": 0},
+            }],
+            "train": {"checkpoint_every": 1},
+        }  # fmt: skip
+        return write_rows("small.yaml", [recipe | changes])
+
+    return write
+
+
+ROWS = [
+    {"prompt": f"What is {n} plus one?", "response": f"It is {w}."}
+    for n, w in enumerate(["one", "two", "three", "four"])
+]
+
+
+def test_a_run_of_all_weights_without_held_out_rows_system_prompt_or_probe(
+    stentor: Command, small: Callable[..., Path]
+) -> None:
+    done = stentor("train", small(ROWS), "--out", "all")
+    assert done.code == 0, done.err
+    found = report(Path("all"))
+    assert found["parameters"] == {"trained": 2_417_472, "total": 2_417_472}
+    assert found["evaluation"]["overall"] == {
+        "loss": None, "perplexity": None, "bits_per_byte": None, "tokens": 0,
+    }  # fmt: skip
+    assert found["phases"][0]["best_loss"] is None and "probe" not in found
+    assert not Path("all/adapters").exists()
+    card = Path("all/README.md").read_text(encoding="utf-8")
+    assert "nan" not in card and "None" not in card and '"role": "system"' not in card
+
+
+def test_a_run_does_not_go_on_with_other_data(stentor: Command, small: Callable[..., Path]) -> None:
+    recipe = small(ROWS)
+    stentor("train", recipe, "--out", "run", die=("os.rename", ".model.", 1))
+    small([*ROWS[:-1], {"prompt": "What?", "response": "Something else."}])
+    done = stentor("train", recipe, "--out", "run", "--resume")
+    assert done.code == 2
+    assert "belongs to a run with another recipe, base or data" in done.err
+
+
+def test_a_loss_that_is_not_finite_ends_the_command_with_1_and_names_the_row(
+    stentor: Command, small: Callable[..., Path], tiny_model: Any, tokenizer: Any
+) -> None:
+    tiny_model.config.tie_word_embeddings = False
+    tiny_model.lm_head.weight = torch.nn.Parameter(tiny_model.lm_head.weight.detach().clone())
+    (ids,) = (tokenizer("Zebra", add_special_tokens=False)["input_ids"],)
+    with torch.no_grad():
+        tiny_model.model.embed_tokens.weight[ids[-1]] = float("nan")
+    save_model(tiny_model, tokenizer, Path("base"), dtype=torch.float32)
+    rows = [*ROWS, {"prompt": "Is it a Zebra", "response": "It is."}]
+    done = stentor("train", small(rows, base="base"), "--out", "run")
+    assert done.code == 1 and done.out == ""
+    line = done.err.splitlines()[-1]
+    assert line.startswith("error: phase 'only', step ")
+    assert f"rows: {Path.cwd() / 'rows.jsonl'}:5; lower" in line or "rows.jsonl:5" in line
+    assert "Traceback" not in done.err and not Path("run/report.json").exists()
+    steps = len(metrics(Path("run"))) if Path("run/metrics.jsonl").exists() else 0
+    kept = checkpoints.existing(Path("run/checkpoints"))
+    assert [p.name for p in kept] == [f"01-{n:07d}" for n in range(1, steps + 1)][-2:]
+
+
+def test_two_processes_share_the_steps_and_make_one_run(
+    stentor: Command, tiny_run: Run, write_rows: Callable[..., Path]
+) -> None:
+    phase = TINY_RECIPE["phases"][0] | {"micro_batch": 1}
+    recipe = write_rows("two.yaml", [TINY_RECIPE | {"phases": [phase], "probe": None}])
+    done = stentor("train", recipe, ranks=2, env={"MASTER_PORT": "29641"})
+    assert done.code == 0 and done.out == "runs/tiny\n", done.err
+    assert [p.name for p in Path("runs").iterdir()] == ["tiny"]
+    found, alone = metrics(Path("runs/tiny")), metrics(tiny_run.path)[:3]
+    assert [m["loss"] for m in found] == pytest.approx([m["loss"] for m in alone], rel=1e-5)
+    assert report(Path("runs/tiny"))["machine"]["processes"] == 2
