@@ -225,6 +225,7 @@ class Command:
     def close(self) -> None:
         assert self._server.stdin is not None and self._server.stdout is not None
         self._server.stdin.close()
+        self._server.kill()  # it has nothing to say any more, and takes its time to leave
         self._server.wait()
         self._server.stdout.close()
         self._log.close()
