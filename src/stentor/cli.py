@@ -273,7 +273,10 @@ def _aligned(facts: dict[str, Any]) -> str:
 def main() -> None:
     """Entry point: a user's mistake is one line and an exit code, never a traceback."""
     try:
-        raise SystemExit(app(standalone_mode=False))
+        status = app(standalone_mode=False)
+        if status == 130:  # what Ctrl-C comes out as in newer versions of typer
+            raise KeyboardInterrupt
+        raise SystemExit(status)
     except StentorError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
