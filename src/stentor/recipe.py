@@ -288,6 +288,18 @@ class PretrainSchedulePart(SchedulePart):
     warmup: Fraction = 0.0
 
 
+class SoftmaxPart(Part):
+    """Over which pieces the softmax is taken before the decay; the decay takes all of them."""
+
+    seen_only: bool = True
+    """Only those that the corpus holds."""
+    frequent: Positive | None = None
+    """Of these only the commonest so many, those that are due, and a sample of the others that
+    stands for them all; None: all of them. The head is most of a tiny model's work."""
+    sampled: Positive = 1024
+    """How many of the others are drawn for each micro-batch."""
+
+
 class PretrainRecipe(Part):
     """Training a preset from scratch: `stentor pretrain`."""
 
@@ -311,8 +323,7 @@ class PretrainRecipe(Part):
     schedule: PretrainSchedulePart = PretrainSchedulePart()
     warmup_tokens: int = Field(400_000, ge=0)
     """An absolute warm-up, so that the steps before the decay don't depend on the end."""
-    seen_pieces_only: bool = True
-    """Before the decay, take the softmax over the pieces that the corpus holds."""
+    softmax: SoftmaxPart = SoftmaxPart()
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     evaluate_every: Positive = 500
     evaluate_windows: Positive = 64

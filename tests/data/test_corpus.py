@@ -20,7 +20,7 @@ from stentor.data import corpus
 from stentor.data.batch import Batch, Micro
 from stentor.data.corpus import Documents, PretrainStream, Windows, window_micro
 from stentor.errors import DataError
-from stentor.recipe import CorpusPart, PretrainRecipe
+from stentor.recipe import CorpusPart, PretrainRecipe, SoftmaxPart
 from stentor.train.loop import token_loss
 
 BOS, EOS = 1, 2
@@ -133,7 +133,7 @@ def test_active_pieces_map_targets_to_their_place_among_them() -> None:
     cut = windows(6, 10, 8, size=8)
     active = corpus.seen_pieces(cut, None)
     assert active.tolist() == sorted({*cut.stream.tolist()})
-    plain, mapped = window_micro([(cut, 1)]), window_micro([(cut, 1)], active)
+    plain, mapped = window_micro([(cut, 1)]), window_micro([(cut, 1)], corpus.Pieces(active))
     assert mapped.vocabulary is not None and plain.vocabulary is None
     assert mapped.vocabulary[mapped.targets].tolist() == plain.targets.tolist()
     assert mapped.ids.tolist() == plain.ids.tolist()
@@ -319,7 +319,7 @@ def test_without_dialogues_or_a_share_the_decay_is_plain(more: Any) -> None:
 def test_the_softmax_is_over_the_active_pieces_before_the_decay_alone() -> None:
     cut = windows(*[9] * 30, size=8)
     active = corpus.seen_pieces(cut)
-    narrow = stream(cut, decay_from=3, active=active)
+    narrow = stream(cut, decay_from=3, pieces=corpus.Pieces(active))
     wide = stream(cut)
     for step in range(6):
         for a, b in zip(narrow.batch(step).parts, wide.batch(step).parts, strict=True):
@@ -328,6 +328,61 @@ def test_the_softmax_is_over_the_active_pieces_before_the_decay_alone() -> None:
                 assert a.vocabulary[a.targets].tolist() == b.targets.tolist()
             else:
                 assert a.vocabulary is None and torch.equal(a.targets, b.targets)
+
+
+def some_pieces(cut: corpus.Windows, frequent: int, sampled: int) -> corpus.Pieces:
+    part = SoftmaxPart(frequent=frequent, sampled=sampled)
+    pieces = corpus.softmax_pieces(part, cut, None, 32_768)
+    assert pieces is not None and pieces.frequent is not None
+    return pieces
+
+
+def test_the_commonest_pieces_always_take_part() -> None:
+    cut = windows(*[9] * 30, size=8)
+    pieces = some_pieces(cut, 2, 3)
+    assert pieces.ids[pieces.frequent].tolist() == [1, 2]  # each document begins and ends by them
+
+
+@pytest.mark.parametrize("frequent", [None, 300])
+def test_a_softmax_over_enough_pieces_is_over_all_of_them(frequent: int | None) -> None:
+    cut = windows(*[9] * 30, size=8)
+    part = SoftmaxPart(frequent=frequent)
+    pieces = corpus.softmax_pieces(part, cut, None, 32_768)
+    assert pieces is not None and pieces.frequent is None
+    assert pieces.ids.tolist() == corpus.seen_pieces(cut).tolist()
+    everything = SoftmaxPart(seen_only=False, frequent=frequent)
+    part_of_all = corpus.softmax_pieces(everything, cut, None, 32_768)
+    assert (part_of_all is None) == (frequent is None)
+
+
+def test_pieces_are_drawn_anew_at_each_step_and_the_same_when_asked_again() -> None:
+    cut = windows(*[9] * 60, size=8)
+    sampling = stream(cut, decay_from=9, pieces=some_pieces(cut, 10, 20))
+    plain = stream(cut)
+    drawn = set()
+    for step in range(8):
+        assert same(sampling.batch(step), sampling.batch(step))
+        for a, b in zip(sampling.batch(step).parts, plain.batch(step).parts, strict=True):
+            assert a.vocabulary is not None and a.offset is not None
+            assert a.vocabulary.tolist() == sorted({*a.vocabulary.tolist()})
+            assert a.vocabulary[a.targets].tolist() == b.targets.tolist()
+            assert not a.offset[a.targets].any()  # what is due stands for itself alone
+            assert (a.offset > 0).sum() == 20
+            drawn.add(tuple(a.vocabulary.tolist()))
+    assert len(drawn) > 8
+
+
+def test_the_sum_below_a_sampled_softmax_is_right_on_average() -> None:
+    cut = windows(*[9] * 60, size=8)
+    pieces = some_pieces(cut, 10, 40)
+    scores = np.random.default_rng(0).normal(size=32_768)
+    due = cut.stream[:8].astype(np.int64)
+    found = []
+    for seed in range(2000):
+        ids, offset = pieces.draw(due, np.random.default_rng(seed))
+        found.append(np.exp(scores[ids] + offset).sum())
+    error = np.std(found) / len(found) ** 0.5
+    assert abs(np.mean(found) - np.exp(scores[pieces.ids]).sum()) < 4 * error
 
 
 # --- dialogues in the template

@@ -378,9 +378,10 @@ def test_token_loss_equals_cross_entropy_over_transformers_own_logits(
     spans = [Span(s, len(ids), prefix) for s, (prefix, ids) in zip(starts, rows, strict=False)]
     places = torch.tensor([2, 19, 20, 22, 25, 27, 60])
     vocabulary = torch.tensor([3, 5, 8, 60, 61, 90]) if subset else None
+    offset = torch.tensor([0.0, 0, 1.5, 0, 2.5, 0]) if subset else None
     size = 6 if subset else 97
     targets = torch.randint(size, (7,), generator=torch.Generator().manual_seed(1))
-    part = Micro(flat, lay_out(spans), places, targets, vocabulary)
+    part = Micro(flat, lay_out(spans), places, targets, vocabulary, offset)
 
     total, each = token_loss(model, part)
     total.backward()
@@ -388,7 +389,7 @@ def test_token_loss_equals_cross_entropy_over_transformers_own_logits(
     model.zero_grad()
     logits = model.lm_head(torch.cat(reference(model, rows)))[places]
     if vocabulary is not None:
-        logits = logits[:, vocabulary]
+        logits = logits[:, vocabulary] + offset
     losses = functional.cross_entropy(logits, targets, reduction="none")
     losses.sum().backward()
     torch.testing.assert_close(each, losses, rtol=1e-4, atol=1e-4)

@@ -24,6 +24,8 @@ class Micro:
     targets: Tensor
     vocabulary: Tensor | None = None
     """(K,) the pieces over which the softmax is taken (targets then count in it); None: all."""
+    offset: Tensor | None = None
+    """(K,) what is added to the logits of these pieces: one that was drawn stands for several."""
     sources: Tensor | None = None
     """(M,) number of the source each supervised token belongs to, for loss per source."""
     rows: tuple[str, ...] = ()
@@ -56,6 +58,7 @@ class Micro:
             places=self.places.to(device),
             targets=self.targets.to(device),
             vocabulary=move(self.vocabulary),
+            offset=move(self.offset),
             sources=move(self.sources),
         )
 

@@ -25,7 +25,7 @@ from stentor.data.batch import Batch, Micro
 from stentor.data.files import atomic, cache_folder, expand, read_hub, read_rows, sha256
 from stentor.errors import DataError
 from stentor.model.forward import Span, lay_out
-from stentor.recipe import CorpusPart, PretrainRecipe, data_root
+from stentor.recipe import CorpusPart, PretrainRecipe, SoftmaxPart, data_root
 
 _FORMAT = 1  # of the cached token files; rises when what they hold changes
 _CHUNK = 512  # documents that are encoded at a time
@@ -235,11 +235,11 @@ class PretrainStream:
         decay_from: int,
         dialogues: Windows | None = None,
         dialogue_share: float = 0.0,
-        active: Any = None,
+        pieces: Pieces | None = None,
     ) -> None:
         """`batch` and `micro` count windows; from step `decay_from` on dialogues are mixed in.
 
-        `active`: before the decay the softmax is taken over these pieces only.
+        `pieces`: before the decay the softmax is taken over these only.
         """
         if len(windows) < batch:
             raise DataError(
@@ -248,7 +248,7 @@ class PretrainStream:
             )
         self._windows, self._dialogues = windows, dialogues
         self._batch, self._micro, self._seed = batch, micro, seed
-        self._decay_from, self._active = decay_from, active
+        self._decay_from, self._pieces = decay_from, pieces
         # in millionths, so that every run and machine counts alike
         self._share = round(dialogue_share * 1_000_000) if dialogues is not None else 0
         self._orders: dict[int, Any] = {}
@@ -272,12 +272,46 @@ class PretrainStream:
                 chosen.append((self._dialogues, before % len(self._dialogues)))
             else:
                 chosen.append((self._windows, self._window(slot)))
-        pieces = self._active if step < self._decay_from else None
-        parts = [
-            window_micro(chosen[start : start + self._micro], pieces)
-            for start in range(0, len(chosen), self._micro)
-        ]
+        pieces = self._pieces if step < self._decay_from else None
+        parts = []
+        for start in range(0, len(chosen), self._micro):
+            draw = None
+            if pieces is not None and pieces.frequent is not None:
+                draw = np.random.default_rng([self._seed, 4, step, start])
+            parts.append(window_micro(chosen[start : start + self._micro], pieces, draw))
         return Batch(tuple(parts), examples=len(chosen))
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The pieces that a softmax is taken over.
+
+    `ids` ascending. `frequent` marks those that always take part; the others do when they are due
+    or drawn, `sampled` at a time. None: all take part.
+    """
+
+    ids: np.ndarray[Any, np.dtype[np.int64]]
+    frequent: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+    sampled: int = 0
+
+    def draw(self, due: Any, generator: np.random.Generator) -> tuple[Any, Any]:
+        """(ids, ascending; what to add to their logits) for one micro-batch in which `due` are due.
+
+        Each drawn piece stands for several others, so its logit is raised by the logarithm of
+        their number: the sum below every softmax is then right on average.
+        """
+        assert self.frequent is not None
+        sure = self.frequent.copy()
+        sure[np.searchsorted(self.ids, np.unique(due))] = True
+        others = np.flatnonzero(~sure)
+        count = min(self.sampled, len(others))
+        drawn = generator.choice(others, count, replace=False)
+        taken = sure
+        taken[drawn] = True
+        offset = np.zeros(len(self.ids), dtype=np.float32)
+        if count:
+            offset[drawn] = np.log(len(others) / count)
+        return self.ids[taken], offset[taken]
 
 
 def seen_pieces(*windows: Windows | None) -> Any:
@@ -286,10 +320,27 @@ def seen_pieces(*windows: Windows | None) -> Any:
     return np.unique(np.concatenate(held)).astype(np.int64)
 
 
-def window_micro(chosen: Sequence[tuple[Windows, int]], active: Any = None) -> Micro:
+def softmax_pieces(
+    part: SoftmaxPart, windows: Windows, validation: Windows | None, vocabulary: int
+) -> Pieces | None:
+    """What a recipe wants the softmax to be taken over before the decay; None for all pieces."""
+    ids = seen_pieces(windows, validation) if part.seen_only else np.arange(vocabulary)
+    if part.frequent is None or part.frequent + part.sampled >= len(ids):
+        return Pieces(ids) if part.seen_only else None
+    counts = np.bincount(windows.stream, minlength=vocabulary)[ids]
+    frequent = np.zeros(len(ids), dtype=bool)
+    frequent[np.argsort(-counts, kind="stable")[: part.frequent]] = True
+    return Pieces(ids, frequent, part.sampled)
+
+
+def window_micro(
+    chosen: Sequence[tuple[Windows, int]],
+    pieces: Pieces | None = None,
+    draw: np.random.Generator | None = None,
+) -> Micro:
     """Windows as one stream of tokens in which every token predicts the next of its document.
 
-    `active`: ascending ids of the pieces that the softmax is taken over; None for all.
+    `pieces`: what the softmax is taken over, a part of it where there is `draw`; None for all.
     """
     ids: list[Any] = []
     targets: list[Any] = []
@@ -308,12 +359,17 @@ def window_micro(chosen: Sequence[tuple[Windows, int]], active: Any = None) -> M
             places.append(np.arange(base, base + count))
             base += length
     due = np.concatenate(targets).astype(np.int64)
+    vocabulary, offset = None, None
+    if pieces is not None:
+        vocabulary, offset = pieces.draw(due, draw) if draw is not None else (pieces.ids, None)
+        due = np.searchsorted(vocabulary, due)
     return Micro(
         ids=torch.from_numpy(np.concatenate(ids).astype(np.int64)),
         layout=lay_out(spans),
         places=torch.from_numpy(np.concatenate(places)),
-        targets=torch.from_numpy(due if active is None else np.searchsorted(active, due)),
-        vocabulary=None if active is None else torch.from_numpy(active),
+        targets=torch.from_numpy(due),
+        vocabulary=None if vocabulary is None else torch.from_numpy(vocabulary),
+        offset=None if offset is None else torch.from_numpy(offset),
     )
 
 

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+
+from stentor.model.lora import project
 
 _BUCKET = 32  # sequences are attended together when they round up to the same multiple
 
@@ -155,40 +157,6 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
     return torch.cat(outputs).index_select(0, layout.inverse)
 
 
-def _effective_weight(module: nn.Module) -> Tensor | None:
-    """The one matrix a projection multiplies by, or None when it needs its own forward.
-
-    An adapter without dropout is merged on the fly, W + s·B·A: one product of the width of the
-    layer instead of three small ones, with the same gradients for A and B.
-    """
-    if type(module) is nn.Linear:
-        return None if module.bias is not None else module.weight
-    layer: Any = module  # PEFT's LoRA layer, or something that we know nothing of
-    names: Sequence[str] = getattr(layer, "active_adapters", ())
-    if len(names) != 1 or getattr(layer, "disable_adapters", True):
-        return None
-    name, base = names[0], layer.base_layer
-    plain = type(base) is nn.Linear and base.bias is None and not layer.merged
-    if not plain or name not in getattr(layer, "lora_A", ()) or layer.use_dora.get(name):
-        return None
-    if layer.training and getattr(layer.lora_dropout[name], "p", 0.0) > 0:
-        return None
-    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-    return torch.addmm(base.weight, b, a, alpha=layer.scaling[name])
-
-
-def _project(x: Tensor, modules: Sequence[nn.Module]) -> list[Tensor]:
-    """Each projection of `x`; plain ones in a single product, which small widths gain from."""
-    weights = [_effective_weight(module) for module in modules]
-    known = [w for w in weights if w is not None]
-    if len(known) < len(modules):
-        return [module(x) for module in modules]
-    if len(known) == 1:
-        return [functional.linear(x, known[0])]
-    joint = functional.linear(x, torch.cat(known))
-    return list(joint.split([w.shape[0] for w in known], dim=-1))
-
-
 def angles(model: Any, positions: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine (N, 1, D/2) of the rotary angles at `positions`."""
     frequencies = model.model.rotary_emb.inv_freq
@@ -215,13 +183,13 @@ def hidden_states(model: Any, ids: Tensor, layout: Layout) -> Tensor:
         h = functional.rms_norm(x, width, layer.input_layernorm.weight, eps)
         q, k, v = (
             t.unflatten(-1, (-1, size))
-            for t in _project(h, (attention.q_proj, attention.k_proj, attention.v_proj))
+            for t in project(h, (attention.q_proj, attention.k_proj, attention.v_proj))
         )
         q, k = _rotated(q, cos, sin), _rotated(k, cos, sin)
-        x = x + _project(_attend(q, k, v, layout), (attention.o_proj,))[0]
+        x = x + project(_attend(q, k, v, layout), (attention.o_proj,))[0]
         h = functional.rms_norm(x, width, layer.post_attention_layernorm.weight, eps)
-        gate, up = _project(h, (feed_forward.gate_proj, feed_forward.up_proj))
-        x = x + _project(functional.silu(gate) * up, (feed_forward.down_proj,))[0]
+        gate, up = project(h, (feed_forward.gate_proj, feed_forward.up_proj))
+        x = x + project(functional.silu(gate) * up, (feed_forward.down_proj,))[0]
     return functional.rms_norm(x, width, core.model.norm.weight, eps)
 
 
@@ -241,7 +209,12 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        offset: Tensor | None,
+        chunk: int,
     ) -> tuple[Tensor, Tensor]:
         losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
@@ -252,6 +225,8 @@ class _HeadLoss(torch.autograd.Function):
             part = slice(start, min(start + chunk, len(targets)))
             rows, wanted = hidden[part], targets[part]
             logits = torch.mm(rows, weight.t(), out=buffer[: len(rows)])
+            if offset is not None:
+                logits.add_(offset)
             top = logits.amax(dim=-1, keepdim=True)
             at_target = logits.gather(1, wanted[:, None])
             probabilities = logits.sub_(top).exp_()
@@ -271,7 +246,7 @@ class _HeadLoss(torch.autograd.Function):
         return losses.sum(), losses
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grads[0]
         return (
@@ -279,18 +254,24 @@ class _HeadLoss(torch.autograd.Function):
             None if grad_weight is None else grad_weight * scale,
             None,
             None,
+            None,
         )
 
 
 def head_loss(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int = 256
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    offset: Tensor | None = None,
+    chunk: int = 256,
 ) -> tuple[Tensor, Tensor]:
     """(sum, each) of the cross entropies in nats of predicting `targets` (M,).
 
-    hidden (M, H): normalised states at the supervised places; weight (V, H): the head.
-    Only the sum carries a gradient.
+    hidden (M, H): normalised states at the supervised places; weight (V, H): the head;
+    offset (V,): added to the logits. Only the sum carries a gradient.
     """
     out: tuple[Tensor, Tensor] = _HeadLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, targets, chunk
+        hidden, weight, targets, offset, chunk
     )
     return out

@@ -44,7 +44,7 @@ def token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
     weight = bare(model).lm_head.weight
     if part.vocabulary is not None:
         weight = weight.index_select(0, part.vocabulary)
-    return head_loss(hidden, weight, part.targets)
+    return head_loss(hidden, weight, part.targets, offset=part.offset)
 
 
 @dataclass(frozen=True)

@@ -50,16 +50,14 @@ def pretrain(recipe: PretrainRecipe, out: Path | None, *, resume: bool) -> RunDi
 
 
 def fingerprint(recipe: PretrainRecipe) -> str:
-    """What must be equal for a checkpoint to fit: all but the end, the machine and the branch."""
-    free = {"tokens", "train", "start", "about", "name", "evaluate_every", "evaluate_windows"}
+    """What must be equal for a checkpoint to fit: all but the end, the machine, the branch, and
+    how much of the softmax is taken (a way to save work, like the machine's precision)."""
+    free = {"tokens", "train", "start", "about", "name", "softmax"}
+    free |= {"evaluate_every", "evaluate_windows"}
     fixed = recipe.model_dump(mode="json", exclude=free)
     fixed["schedule"].pop("decay")
-    for name in (
-        "root",
-        "dialogues",
-        "dialogue_share",
-        "dialogue_system",
-    ):  # these matter in the decay alone
+    # the last three matter in the decay alone
+    for name in ("root", "dialogues", "dialogue_share", "dialogue_system"):
         fixed["data"].pop(name)
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
@@ -79,7 +77,7 @@ def _work(
         raise InputError(f"batch_tokens: it must be a multiple of window ({recipe.window})")
     steps = recipe.tokens // recipe.batch_tokens
     validation = _validation(recipe, tokenizer)
-    active = corpus.seen_pieces(windows, validation) if recipe.seen_pieces_only else None
+    pieces = corpus.softmax_pieces(recipe.softmax, windows, validation, model.config.vocab_size)
     decay_from = steps - decay_steps(steps, recipe.schedule)
     stream = corpus.PretrainStream(
         windows,
@@ -89,7 +87,7 @@ def _work(
         decay_from=decay_from,
         dialogues=_dialogues(recipe, tokenizer),
         dialogue_share=recipe.data.dialogue_share,
-        active=active,
+        pieces=pieces,
     )
     display.say(
         f"{len(windows.stream):,} tokens in {len(windows):,} windows; {steps:,} steps of "
@@ -113,7 +111,7 @@ def _work(
         rate=lambda step: factor(step, steps, recipe.schedule, warmup_steps=warmup),
         seed=recipe.seed,
         clip=recipe.clip,
-        evaluate=_evaluation(recipe, model, validation, computer, active, decay_from),
+        evaluate=_evaluation(recipe, model, validation, computer, pieces, decay_from),
         evaluate_every=recipe.evaluate_every,
         keep_best=False,
         checkpoint_every=recipe.train.checkpoint_every,
@@ -187,20 +185,20 @@ def _evaluation(
     model: Any,
     validation: corpus.Windows | None,
     computer: Machine,
-    active: Any,
+    pieces: corpus.Pieces | None,
     decay_from: int,
 ) -> Callable[[int], Evaluation] | None:
-    """Mean loss over the first validation windows, over the same pieces as in training."""
+    """Mean loss over the first validation windows, over `pieces` before the decay (all of them)."""
     if validation is None:
         return None
     count = min(recipe.evaluate_windows, len(validation))
 
     @torch.no_grad()
     def evaluate(step: int) -> Evaluation:
-        pieces = active if step < decay_from else None
+        taken = pieces if step < decay_from else None
         total, tokens = 0.0, 0
         for number in range(count):
-            part = corpus.window_micro([(validation, number)], pieces).to(computer.device)
+            part = corpus.window_micro([(validation, number)], taken).to(computer.device)
             with computer.autocast():
                 loss, _ = token_loss(model, part)
             total += float(loss)
