@@ -170,6 +170,12 @@ class TrainPart(Part):
     checkpoint_every: Positive = 50
     keep_checkpoints: Positive = 2
     threads: Positive | None = None
+    forward: Literal["auto", "lean", "plain"] = "auto"
+    """`plain` is the forward of transformers itself, padded, with all logits: the reference that
+    `lean` (what `auto` takes) is measured against, several times as slow."""
+    micro_tokens: Positive | None = None
+    """At most so many tokens in a micro-batch of fine-tuning; None: 2,048 on a CPU, where more
+    leave the cache, and no limit on a GPU."""
 
 
 class ProbePart(Part):

@@ -17,7 +17,7 @@ from stentor.data.encode import EncodedExample, encode
 from stentor.data.examples import Example, Tally, conversation
 from stentor.data.stream import ExampleStream, micro, micro_batches
 from stentor.errors import DataError
-from stentor.train.loop import token_loss
+from stentor.train.loop import Objective, plain_token_loss, token_loss
 
 SYSTEM = "Be brief and kind."
 
@@ -130,7 +130,6 @@ def test_a_shared_prefix_stands_in_the_stream_once(encoded: list[EncodedExample]
     assert part.ids[:size].tolist() == prefix
     assert part.ids.tolist().count(prefix[1]) == 1  # the piece that opens a system message
     assert len(part.ids) == sum(e.length for e in encoded) - (len(encoded) - 1) * size
-    assert len(micro(encoded, share_prefix=False).ids) == sum(e.length for e in encoded)
 
 
 def test_each_of_two_prefixes_stands_once(
@@ -145,11 +144,8 @@ def test_each_of_two_prefixes_stands_once(
     assert micro(mixed).ids.tolist().count(opening) == 2
 
 
-@pytest.mark.parametrize("share", [True, False])
-def test_places_and_targets_are_those_of_the_loss_mask(
-    encoded: list[EncodedExample], share: bool
-) -> None:
-    part = micro(encoded, share)
+def test_places_and_targets_are_those_of_the_loss_mask(encoded: list[EncodedExample]) -> None:
+    part = micro(encoded)
     due = [
         (e.encoded.ids[i - 1], e.encoded.ids[i])
         for e in encoded
@@ -163,9 +159,9 @@ def test_places_and_targets_are_those_of_the_loss_mask(
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [1, 2, 4])
-@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("loss", [token_loss, plain_token_loss])
 def test_the_loss_of_each_token_is_that_of_the_example_alone(
-    encoded: list[EncodedExample], tiny_model: LlamaForCausalLM, share: bool, size: int
+    encoded: list[EncodedExample], tiny_model: LlamaForCausalLM, loss: Objective, size: int
 ) -> None:
     """Against the stock forward, one example at a time: no example sees another."""
     expected = []
@@ -174,8 +170,24 @@ def test_the_loss_of_each_token_is_that_of_the_example_alone(
         logits = tiny_model(input_ids=ids).logits[0, :-1]
         each = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
         expected.append(each[torch.tensor(e.encoded.mask[1:], dtype=torch.bool)])
-    found = [token_loss(tiny_model, part)[1] for part in micro_batches(encoded, size, share)]
+    found = [loss(tiny_model, part)[1] for part in micro_batches(encoded, size)]
     torch.testing.assert_close(torch.cat(found), torch.cat(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [1, 30, 60, 10_000])
+def test_a_micro_batch_holds_at_most_so_many_tokens(
+    encoded: list[EncodedExample], tokens: int
+) -> None:
+    """A single example may be longer; the prefix that all share is not counted."""
+    parts = list(micro_batches(encoded, 3, tokens))
+    assert [row for part in parts for row in part.rows] == [e.example.where for e in encoded]
+    shared = encoded[0].encoded.system
+    for part, following in zip(parts, [*parts[1:], None], strict=True):
+        own = len(part.ids) - shared
+        assert own <= tokens or len(part.rows) == 1
+        if following is not None:
+            first = next(e for e in encoded if e.example.where == following.rows[0])
+            assert len(part.rows) == 3 or own + first.length - shared > tokens
 
 
 def test_a_supervised_token_knows_the_source_it_belongs_to(encoded: list[EncodedExample]) -> None:

@@ -25,13 +25,15 @@ class ExampleStream:
         micro_batch: int,
         epochs: int,
         seed: int,
-        share_prefix: bool = True,
+        micro_tokens: int | None = None,
     ) -> None:
+        """A step sees `batch` examples; at most `micro_batch` of them, and `micro_tokens` tokens
+        (a prefix that they share counted once), go through the model at a time."""
         if not examples:
             raise DataError("a phase has no examples; see stentor data show")
         self._examples = examples
         self._batch, self._micro, self._seed = batch, micro_batch, seed
-        self._share = share_prefix
+        self._tokens = micro_tokens
         self.steps_per_epoch = math.ceil(len(examples) / batch)
         self.steps = self.steps_per_epoch * epochs
 
@@ -41,24 +43,31 @@ class ExampleStream:
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))
         picked = [self._examples[i] for i in order[place * self._batch : (place + 1) * self._batch]]
         picked.sort(key=lambda e: e.length)
-        return Batch(tuple(micro_batches(picked, self._micro, self._share)), len(picked))
+        return Batch(tuple(micro_batches(picked, self._micro, self._tokens)), len(picked))
 
 
 def micro_batches(
     examples: Sequence[EncodedExample],
     size: int,
-    share_prefix: bool = True,
+    tokens: int | None = None,
     source_numbers: dict[str, int] | None = None,
 ) -> Iterator[Micro]:
-    """Examples in their order, at most `size` in each micro-batch."""
-    for start in range(0, len(examples), size):
-        yield micro(examples[start : start + size], share_prefix, source_numbers)
+    """Examples in their order, at most `size` of them and about `tokens` tokens at a time."""
+    chosen: list[EncodedExample] = []
+    held = 0
+    for example in examples:
+        own = example.length - example.encoded.system
+        if chosen and (len(chosen) == size or (tokens is not None and held + own > tokens)):
+            yield micro(chosen, source_numbers)
+            chosen, held = [], 0
+        chosen.append(example)
+        held += own
+    if chosen:
+        yield micro(chosen, source_numbers)
 
 
 def micro(
-    examples: Sequence[EncodedExample],
-    share_prefix: bool = True,
-    source_numbers: dict[str, int] | None = None,
+    examples: Sequence[EncodedExample], source_numbers: dict[str, int] | None = None
 ) -> Micro:
     """One stream of the examples' tokens; a prefix that several share stands in it once."""
     spans: list[Span] = []
@@ -69,7 +78,7 @@ def micro(
     prefixes: dict[tuple[int, ...], int] = {}
     for example in examples:
         encoded = example.encoded
-        shared = encoded.system if share_prefix else 0
+        shared = encoded.system
         prefix = None
         if shared:
             key = encoded.ids[:shared]

@@ -66,14 +66,14 @@ def reply_losses(
     held_out: Mapping[str, Sequence[EncodedExample]],
     machine: Machine,
     *,
-    size: int = 32,
+    size: int = 64,
 ) -> dict[str, Loss]:
     """The loss on the replies of each source's examples."""
     numbers = {name: i for i, name in enumerate(held_out)}
     examples = sorted((e for rows in held_out.values() for e in rows), key=lambda e: e.length)
     nats = torch.zeros(len(numbers), dtype=torch.float64)
     tokens = torch.zeros(len(numbers), dtype=torch.long)
-    for part in micro_batches(examples, size, source_numbers=numbers):
+    for part in micro_batches(examples, size, machine.micro_tokens, numbers):
         local = part.to(machine.device)
         with machine.autocast():
             _, each = token_loss(model, local)

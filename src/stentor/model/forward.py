@@ -12,7 +12,7 @@ tokens see each other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,18 @@ def lay_out(sequences: Sequence[Span], device: torch.device | str = "cpu") -> La
             seen = torch.arange(owner.start, owner.start + owner.length, device=device)
         groups.append(Group(index.to(device), seen))
     return Layout(positions.to(device), tuple(groups), inverse.to(device), None)
+
+
+def padded_rows(ids: Tensor, layout: Layout) -> Iterator[tuple[int, Tensor]]:
+    """(length of the prefix in front, ids (B, prefix + L)) of each group of a stream."""
+    if layout.dense is not None:
+        yield 0, ids.view(*layout.dense)
+    for group in layout.groups:
+        if group.prefix is None:
+            yield 0, ids[group.index]
+        else:
+            before = ids[group.prefix].expand(len(group.index), -1)
+            yield len(group.prefix), torch.cat([before, ids[group.index]], dim=1)
 
 
 class _Rotate(torch.autograd.Function):

@@ -34,7 +34,7 @@ from stentor.train import optimiser as optimisers
 from stentor.train.device import Machine, machine
 from stentor.train.display import Display
 from stentor.train.ema import MovingAverage
-from stentor.train.loop import Evaluation, Job, Outcome, train
+from stentor.train.loop import Evaluation, Job, Outcome, plain_token_loss, token_loss, train
 from stentor.train.rundir import RunDir, open_run
 from stentor.train.schedule import factor
 
@@ -114,6 +114,7 @@ class _Curriculum:
             micro_batch=phase.micro_batch,
             epochs=phase.epochs,
             seed=recipe.seed * 1000 + number,
+            micro_tokens=recipe.train.micro_tokens or self.machine.micro_tokens,
         )
         self.display.say(
             f"phase {number} of {len(recipe.phases)}, {phase.name}: {len(examples):,} examples, "
@@ -136,6 +137,7 @@ class _Curriculum:
             seed=recipe.seed,
             clip=phase.clip,
             ema=MovingAverage(self.parameters, phase.ema) if phase.ema is not None else None,
+            objective=plain_token_loss if recipe.train.forward == "plain" else token_loss,
             evaluate=self._evaluation(),
             evaluate_every=phase.evaluate_every,
             epoch=stream.steps_per_epoch,

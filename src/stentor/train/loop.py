@@ -14,10 +14,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from stentor.data.batch import Batch, Micro
 from stentor.errors import TrainingError
-from stentor.model.forward import bare, head_loss, hidden_states
+from stentor.model.forward import bare, head_loss, hidden_states, padded_rows
 from stentor.train import checkpoint as checkpoints
 from stentor.train.device import Machine
 from stentor.train.display import Display
@@ -45,6 +46,24 @@ def token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
     if part.vocabulary is not None:
         weight = weight.index_select(0, part.vocabulary)
     return head_loss(hidden, weight, part.targets, offset=part.offset)
+
+
+def plain_token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
+    """The same by the forward of transformers: rows padded, prefixes repeated, all logits held."""
+    rows = []
+    for before, ids in padded_rows(part.ids, part.layout):
+        logits = model(input_ids=ids, use_cache=False).logits[:, before:]
+        rows.append(logits.reshape(-1, logits.shape[-1]))
+    logits = torch.cat(rows).float()
+    if part.layout.dense is None:
+        logits = logits.index_select(0, part.layout.inverse)
+    logits = logits.index_select(0, part.places)
+    if part.vocabulary is not None:
+        logits = logits.index_select(1, part.vocabulary)
+    if part.offset is not None:
+        logits = logits + part.offset
+    each = functional.cross_entropy(logits, part.targets, reduction="none")
+    return each.sum(), each.detach()
 
 
 @dataclass(frozen=True)
