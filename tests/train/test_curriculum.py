@@ -333,3 +333,36 @@ def test_two_processes_share_the_steps_and_make_one_run(
     found, alone = metrics(Path("runs/tiny")), metrics(tiny_run.path)[:3]
     assert [m["loss"] for m in found] == pytest.approx([m["loss"] for m in alone], rel=1e-5)
     assert report(Path("runs/tiny"))["machine"]["processes"] == 2
+
+
+def test_a_run_begun_by_one_process_may_be_resumed_by_two(
+    stentor: Command, tiny_run: Run, write_rows: Callable[..., Path]
+) -> None:
+    phase = TINY_RECIPE["phases"][0] | {"micro_batch": 1}
+    recipe = write_rows("two.yaml", [TINY_RECIPE | {"phases": [phase], "probe": None}])
+    stentor("train", recipe, "--out", "run", die=("os.rename", ".report.json", 1))
+    shutil.rmtree("run/checkpoints/02-0000000")  # what is left is that of step 2 of 3
+    shutil.rmtree("run/model")
+    done = stentor("train", recipe, "--out", "run", "--resume", ranks=2)
+    assert done.code == 0 and "going on with phase 1, step 3" in done.err, done.err
+    found, alone = metrics(Path("run")), metrics(tiny_run.path)[:3]
+    assert [m["loss"] for m in found] == pytest.approx([m["loss"] for m in alone], rel=1e-5)
+
+
+# the forward pass
+
+
+def test_the_plain_forward_of_transformers_gives_the_same_run(
+    stentor: Command, write_rows: Callable[..., Path]
+) -> None:
+    phases = [phase | {"dropout": 0.0} for phase in TINY_RECIPE["phases"]]
+    recipe = write_rows("dry.yaml", [TINY_RECIPE | {"phases": phases, "probe": None}])
+    lean = stentor("train", recipe, "--out", "lean", "--set", "train.micro_tokens=40")
+    plain = stentor("train", recipe, "--out", "plain", "--set", "train.forward=plain")
+    assert "lean forward, up to 40 tokens at a time" in lean.err
+    assert "plain forward, up to 2,048 tokens at a time" in plain.err
+    pairs = list(zip(metrics(Path("lean")), metrics(Path("plain")), strict=True))
+    for a, b in pairs:
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-3)
+    assert any(a["loss"] != b["loss"] for a, b in pairs)  # they were computed in two ways

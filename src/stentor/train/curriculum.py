@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -51,8 +51,8 @@ def fine_tune(recipe: Recipe, out: Path | None, *, resume: bool) -> RunDir:
         if run.finished:
             display.say(f"{run.path}: the run is finished already")
             return run
-        facts = computer.describe()
-        display.say(f"run {run.path} on {facts['name']}, {facts['device']} {facts['precision']}")
+        place = computer.describe()
+        display.say(f"run {run.path} on {place['name']}, {place['device']} {place['precision']}")
         _Curriculum(recipe, run, computer, display).work(resume=resume)
     return run
 
@@ -69,7 +69,7 @@ class _Curriculum:
         self.base = load(recipe.model.base, template=recipe.model.template, seed=recipe.seed)
         self.data = mix.prepare(recipe.data, self.base.template, recipe.seed)
         self.fingerprint = _fingerprint(recipe, self.data, self.base)
-        self._say_data()
+        self._say_choices()
         state = checkpoints.newest(self.run.checkpoints, self.fingerprint) if resume else None
         done: list[dict[str, Any]] = state.facts["carried"]["phases"] if state else []
         before = state.facts["carried"]["base_text"] if state else self._base_text(self.base.model)
@@ -114,7 +114,7 @@ class _Curriculum:
             micro_batch=phase.micro_batch,
             epochs=phase.epochs,
             seed=recipe.seed * 1000 + number,
-            micro_tokens=recipe.train.micro_tokens or self.machine.micro_tokens,
+            micro_tokens=self._micro_tokens,
         )
         self.display.say(
             f"phase {number} of {len(recipe.phases)}, {phase.name}: {len(examples):,} examples, "
@@ -137,7 +137,7 @@ class _Curriculum:
             seed=recipe.seed,
             clip=phase.clip,
             ema=MovingAverage(self.parameters, phase.ema) if phase.ema is not None else None,
-            objective=plain_token_loss if recipe.train.forward == "plain" else token_loss,
+            objective=plain_token_loss if self._forward == "plain" else token_loss,
             evaluate=self._evaluation(),
             evaluate_every=phase.evaluate_every,
             epoch=stream.steps_per_epoch,
@@ -269,7 +269,17 @@ class _Curriculum:
             "base_text_loss": {"before": before, "after": after},
         }
 
-    def _say_data(self) -> None:
+    @property
+    def _forward(self) -> Literal["lean", "plain"]:
+        return "plain" if self.recipe.train.forward == "plain" else "lean"
+
+    @property
+    def _micro_tokens(self) -> int | None:
+        return self.recipe.train.micro_tokens or self.machine.micro_tokens
+
+    def _say_choices(self) -> None:
+        most = f"up to {self._micro_tokens:,} tokens at a time" if self._micro_tokens else ""
+        self.display.say(f"{self._forward} forward, {most or 'whole micro-batches at a time'}")
         for name, tally in self.data.tallies.items():
             left_out = ", ".join(f"{n} {reason}" for reason, n in tally.left_out.items())
             train, held = len(self.data.train[name]), len(self.data.held_out[name])
