@@ -102,6 +102,9 @@ def test_other_programs_find_what_they_read(folder: Path) -> None:
     settings = read(folder / "tokenizer_config.json")
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert settings["chat_template"] == JINJA
+    # else version 4 passes token_type_ids on, which its own generate refuses
+    assert settings["model_input_names"] == ["input_ids", "attention_mask"]
+    assert not {"is_local", "local_files_only"} & settings.keys()
     assert (folder / "tokenizer.model").is_file()
     assert read(folder / "config.json")["rope_theta"] == 10_000.0
     assert not [f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".jinja", ".tmp")]

@@ -66,6 +66,10 @@ def _mend_configs(
     settings = json.loads(settings_file.read_text(encoding="utf-8"))
     if settings.get("tokenizer_class") == "TokenizersBackend":  # known to version 5 alone
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    # version 4 adds token_type_ids where this is not said, and Llama's generate refuses them
+    settings["model_input_names"] = ["input_ids", "attention_mask"]
+    for where_it_was_loaded_from in ("is_local", "local_files_only"):
+        settings.pop(where_it_was_loaded_from, None)
     settings_file.write_text(
         json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )

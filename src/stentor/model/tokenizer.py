@@ -99,6 +99,7 @@ def save(tokenizer: Tokenizer, spm_file: Path, out: Path, chat_template: str) ->
         "model_max_length": 512,
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
         "chat_template": chat_template,
     }
     text = json.dumps(config, indent=2, ensure_ascii=False)
