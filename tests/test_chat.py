@@ -156,6 +156,14 @@ def test_no_text_yields_a_control_id(template: SegmentTemplate, messages: list[M
 
 
 @_INVARIANT
+@given(talks=st.lists(conversations(hostile_texts()), max_size=4))
+def test_many_conversations_are_encoded_as_each_alone(
+    template: SegmentTemplate, talks: list[list[Message]]
+) -> None:
+    assert template.encode_all(talks) == [template.encode(messages) for messages in talks]
+
+
+@_INVARIANT
 @given(text=hostile_texts())
 def test_a_reply_comes_back_as_it_was_written(template: SegmentTemplate, text: str) -> None:
     assume("▁" not in text)  # SentencePiece's own mark for a space reads as one

@@ -78,6 +78,9 @@ class Template(Protocol):
     def encode(self, messages: Sequence[Message]) -> Encoded:
         """Ids and loss mask of a conversation; ends after the last message."""
 
+    def encode_all(self, conversations: Sequence[Sequence[Message]]) -> list[Encoded]:
+        """`encode` for each of many conversations, faster than one after the other."""
+
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids up to where the reply to the last user message begins."""
 
@@ -133,22 +136,52 @@ class SegmentTemplate:
         self._begin = [] if bos is None else [bos]
         self._controls = {*self._begin, *(i for pair in self._marks.values() for i in pair)}
         self.stop_ids = frozenset({self._eos})
+        # a copy, because the tokenizer's own is set anew by whoever calls it
+        backend = tokenizer.backend_tokenizer
+        self._backend = type(backend).from_str(backend.to_str())
+        self._backend.encode_special_tokens = True  # text that spells a control piece stays text
+        self._backend.no_truncation()
+        self._backend.no_padding()
         # every example of a run brings the same system prompt, often its longest text
         self._system_segment = lru_cache(maxsize=16)(self._segment)
 
     def _segment(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )["input_ids"]
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode(self, messages: Sequence[Message]) -> Encoded:
         check_messages(messages)
+        segments = [
+            (self._system_segment if message["role"] == "system" else self._segment)(
+                message["content"]
+            )
+            for message in messages
+        ]
+        return self._joined(messages, segments)
+
+    def encode_all(self, conversations: Sequence[Sequence[Message]]) -> list[Encoded]:
+        for messages in conversations:
+            check_messages(messages)
+        texts = [m["content"] for c in conversations for m in c if m["role"] != "system"]
+        encoded = iter(self._backend.encode_batch_fast(texts, add_special_tokens=False))
+        return [
+            self._joined(
+                messages,
+                [
+                    self._system_segment(m["content"])
+                    if m["role"] == "system"
+                    else next(encoded).ids
+                    for m in messages
+                ],
+            )
+            for messages in conversations
+        ]
+
+    def _joined(self, messages: Sequence[Message], segments: Sequence[list[int]]) -> Encoded:
         ids, mask = list(self._begin), [0] * len(self._begin)
         system = 0
-        for message in messages:
+        for message, segment in zip(messages, segments, strict=True):
             is_system = message["role"] == "system"
-            segment = (self._system_segment if is_system else self._segment)(message["content"])
             if message["role"] == "assistant":
                 ids += [*segment, self._eos]
                 mask += [1] * (len(segment) + 1)
@@ -252,6 +285,9 @@ class OwnTemplate:
             "the model's own template does not end a reply with a stop token; "
             "use ours (template: stentor)"
         )
+
+    def encode_all(self, conversations: Sequence[Sequence[Message]]) -> list[Encoded]:
+        return [self.encode(messages) for messages in conversations]
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         check_messages(messages)

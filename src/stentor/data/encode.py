@@ -42,9 +42,10 @@ def encode(
 ) -> list[EncodedExample]:
     """Encode what fits into `max_tokens`; everything cut or dropped is counted in `tally`."""
     found = []
-    for example in examples:
-        messages = with_system(example.messages, system)
-        encoded = template.encode(messages)
+    given = list(examples)
+    conversations = [with_system(example.messages, system) for example in given]
+    whole = template.encode_all(conversations)
+    for example, messages, encoded in zip(given, conversations, whole, strict=True):
         if len(encoded.ids) > max_tokens:
             shorter = _shortened(messages, template, max_tokens)
             if shorter is None:
@@ -75,8 +76,7 @@ def _shortened(
     """The conversation with its last reply cut after the last sentence that fits; that reply."""
     *before, last = messages
     text = last["content"]
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-    ends = [end for end in ends if not _LIST_NUMBER.search(text, max(0, end - 8), end)]
+    ends = sentence_ends(text)
     low, high = 0, len(ends) - 1  # bisection: a longer text never has fewer tokens by much
     best: tuple[Encoded, Message] | None = None
     while low <= high:
@@ -88,3 +88,9 @@ def _shortened(
         else:
             high = middle - 1
     return best
+
+
+def sentence_ends(text: str) -> list[int]:
+    """Where the sentences of a text end."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return [end for end in ends if not _LIST_NUMBER.search(text, max(0, end - 8), end)]
