@@ -25,6 +25,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from stentor.chat import SegmentTemplate
 from stentor.model import tokenizer as tokenizers
 from stentor.model.load import LoadedModel
+from stentor.recipe import TrainPart
+from stentor.train.device import Machine, machine
 
 # Two threads that wait for each other on busy cores take twenty times as long as one.
 torch.set_num_threads(1)
@@ -40,6 +42,12 @@ def tokenizer() -> Any:
 def template(tokenizer: Any) -> SegmentTemplate:
     """Our chat template."""
     return SegmentTemplate(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def cpu() -> Machine:
+    """This machine's processor, in fp32."""
+    return machine(TrainPart(device="cpu", precision="fp32"))
 
 
 def build_tiny_model(*, seed: int = 0, heads: int = 2, kv_heads: int = 2) -> LlamaForCausalLM:

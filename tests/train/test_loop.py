@@ -50,11 +50,6 @@ def examples(template: SegmentTemplate) -> list[EncodedExample]:
     return encode(rows, "rows", template, system="Be kind.", max_tokens=64, tally=Tally())
 
 
-@pytest.fixture(scope="module")
-def cpu() -> Machine:
-    return machine(TrainPart(device="cpu", precision="fp32"))
-
-
 def stream(examples: list[EncodedExample], **changes: Any) -> ExampleStream:
     options: dict[str, Any] = {"batch": 8, "micro_batch": 8, "epochs": 3, "seed": 5}
     return ExampleStream(examples, **options | changes)

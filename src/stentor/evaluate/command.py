@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from stentor.evaluate import suites
 from stentor.evaluate.judge import judge
 from stentor.evaluate.loss import Loss
 from stentor.evaluate.probe import ProbeResult, Record, probe
+from stentor.evaluate.relevance import relevance
 from stentor.generate import Engine
 from stentor.model.load import LoadedModel, load
 from stentor.recipe import Recipe, SourcePart, TrainPart
@@ -113,9 +114,14 @@ def run_probe(
     max_new_tokens: int,
     system: str | None,
     out: Path | None,
+    guesser: str | None = None,
 ) -> ProbeResult:
-    """Probe a model; with `out` every record is kept there, and an interrupted probe goes on."""
+    """Probe a model; with `out` every record is kept there, and an interrupted probe goes on.
+
+    `guesser`: the model that says which replies are relevant; None leaves that out.
+    """
     chosen = [suites.load(name) for name in names]
+    guessing = _ready(guesser) if guesser else None  # first, since it may be missing
     loaded, _ = _ready(model)
     known = _known(out, chosen)
     if out is not None:
@@ -128,10 +134,14 @@ def run_probe(
                 stream.write(json.dumps(record.line(), ensure_ascii=False) + "\n")
                 stream.flush()
 
-        return probe(
+        result = probe(
             Engine(loaded), chosen, samples=samples, seed=seed, max_new_tokens=max_new_tokens,
             system=system, known=known, keep=keep, progress=_progress,
         )  # fmt: skip
+    if guessing is None:
+        return result
+    relevant = relevance(result.records, *guessing, seed=seed, progress=_progress)
+    return replace(result, relevant=relevant)
 
 
 def _known(out: Path | None, chosen: Sequence[suites.Suite]) -> list[Record]:
@@ -169,6 +179,8 @@ def probe_table(result: ProbeResult) -> str:
             lines.append(f"  {group.replace('_', ' ')}")
             lines += [f"    {k.replace('_', ' '):<24}{percent(v)}" for k, v in part[group].items()]
         lines.append(f"  {'ends by itself':<26}{percent(part['stopped'])}")
+        if "relevant" in part:
+            lines.append(f"  {'own prompt first of ten':<26}{percent(part['relevant'])}")
         matching = part["card_scoring"]
         lines.append(f"  card's string matching: refused {percent(matching['harmful_refused'])}")
         lines.append(f"                          helpful {percent(matching['benign_helpful'])}")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from stentor.errors import InputError
@@ -44,6 +44,10 @@ class Record:
     stopped: bool
     tokens: int
 
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.suite, self.id, self.sample
+
     def line(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -55,6 +59,8 @@ class ProbeResult:
     suites: tuple[Suite, ...]
     records: tuple[Record, ...]
     settings: dict[str, Any]
+    relevant: Mapping[tuple[str, str, int], bool] = field(default_factory=dict)
+    """By suite, id and sample: is the reply about its prompt? (`stentor.evaluate.relevance`)"""
 
     def figures(self) -> dict[str, Any]:
         """As `stentor probe --json` prints it."""
@@ -67,9 +73,17 @@ class ProbeResult:
             ],
             "judge_version": JUDGE_VERSION,
             "settings": self.settings,
-            "greedy": summary(greedy),
-            "sampled": summary(sampled) | {"flips": flips(sampled)} if sampled else None,
+            "greedy": summary(greedy) | self._relevance(greedy),
+            "sampled": summary(sampled) | {"flips": flips(sampled)} | self._relevance(sampled)
+            if sampled
+            else None,
         }
+
+    def _relevance(self, records: Sequence[Record]) -> dict[str, Any]:
+        judged = [r for r in records if r.key in self.relevant]
+        if not judged:
+            return {}
+        return {"relevant": _rate(judged, lambda r: self.relevant[r.key])}
 
 
 def probe(
