@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -190,25 +189,12 @@ def test_a_micro_batch_holds_at_most_so_many_tokens(
             assert len(part.rows) == 3 or own + first.length - shared > tokens
 
 
-def test_a_supervised_token_knows_the_source_it_belongs_to(encoded: list[EncodedExample]) -> None:
-    named = [
-        EncodedExample(e.encoded, name, e.example) for e, name in zip(encoded, "abab", strict=True)
-    ]
-    part = micro(named, source_numbers={"a": 0, "b": 1})
-    assert part.sources is not None
-    by_source = Counter(part.sources.tolist())
-    for name, number in (("a", 0), ("b", 1)):
-        mine = sum(e.encoded.supervised for e in named if e.source == name)
-        assert by_source[number] == mine
-    assert micro(named).sources is None
-
-
 # --- moving to a device
 
 
 def tensors(part: Micro) -> dict[str, Any]:
     found: dict[str, Any] = {
-        name: getattr(part, name) for name in ("ids", "places", "targets", "vocabulary", "sources")
+        name: getattr(part, name) for name in ("ids", "places", "targets", "vocabulary", "offset")
     }
     found |= {"positions": part.layout.positions, "inverse": part.layout.inverse}
     for n, group in enumerate(part.layout.groups):
@@ -217,7 +203,7 @@ def tensors(part: Micro) -> dict[str, Any]:
 
 
 def test_all_tensors_of_a_micro_batch_move_to_the_device(encoded: list[EncodedExample]) -> None:
-    part = micro(encoded, source_numbers={"s": 0})
+    part = micro(encoded)
     moved = part.to(torch.device("meta"))
     assert {t.device.type for t in tensors(moved).values()} == {"meta"}
     assert {n: t.shape for n, t in tensors(moved).items()} == {

@@ -23,6 +23,7 @@ from stentor.evaluate.loss import (
     document_ids,
     read_texts,
     reply_losses,
+    row_losses,
     sentence_scores,
     text_loss,
     total,
@@ -70,7 +71,7 @@ def held_out(template: SegmentTemplate) -> dict[str, list[EncodedExample]]:
 def test_reply_losses_equal_those_of_transformers(
     model: Any, cpu: Machine, held_out: dict[str, list[EncodedExample]]
 ) -> None:
-    found = reply_losses(model, held_out, cpu, size=4)
+    found = reply_losses(model, held_out, cpu)
     assert list(found) == ["short", "long"]
     for name, examples in held_out.items():
         nats, tokens = 0.0, 0
@@ -86,13 +87,17 @@ def test_reply_losses_equal_those_of_transformers(
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_reply_losses_do_not_depend_on_the_batch(
+def test_the_loss_of_a_row_does_not_depend_on_the_batch(
     model: Any, cpu: Machine, held_out: dict[str, list[EncodedExample]], size: int
 ) -> None:
-    whole = reply_losses(model, held_out, cpu, size=32)
-    for name, loss in reply_losses(model, held_out, cpu, size=size).items():
-        assert loss.nats == pytest.approx(whole[name].nats, rel=1e-5)
-        assert (loss.tokens, loss.text_bytes) == (whole[name].tokens, whole[name].text_bytes)
+    rows = [e for examples in held_out.values() for e in examples]
+    whole = row_losses(model, rows, cpu, size=32)
+    for row, loss, other in zip(rows, whole, row_losses(model, rows, cpu, size=size), strict=True):
+        assert loss.nats == pytest.approx(other.nats, rel=1e-5)
+        assert loss.tokens == other.tokens == row.encoded.supervised
+        assert loss.text_bytes == other.text_bytes > 0
+    sums = reply_losses(model, held_out, cpu)
+    assert total(sums.values()).nats == pytest.approx(total(whole).nats, rel=1e-5)
 
 
 def test_reply_losses_do_not_depend_on_the_order_of_sources(

@@ -26,8 +26,6 @@ class Micro:
     """(K,) the pieces over which the softmax is taken (targets then count in it); None: all."""
     offset: Tensor | None = None
     """(K,) what is added to the logits of these pieces: one that was drawn stands for several."""
-    sources: Tensor | None = None
-    """(M,) number of the source each supervised token belongs to, for loss per source."""
     rows: tuple[str, ...] = ()
 
     @property
@@ -59,7 +57,6 @@ class Micro:
             targets=self.targets.to(device),
             vocabulary=move(self.vocabulary),
             offset=move(self.offset),
-            sources=move(self.sources),
         )
 
 

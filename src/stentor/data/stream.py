@@ -50,7 +50,6 @@ def micro_batches(
     examples: Sequence[EncodedExample],
     size: int,
     tokens: int | None = None,
-    source_numbers: dict[str, int] | None = None,
 ) -> Iterator[Micro]:
     """Examples in their order, at most `size` of them and about `tokens` tokens at a time."""
     chosen: list[EncodedExample] = []
@@ -58,23 +57,20 @@ def micro_batches(
     for example in examples:
         own = example.length - example.encoded.system
         if chosen and (len(chosen) == size or (tokens is not None and held + own > tokens)):
-            yield micro(chosen, source_numbers)
+            yield micro(chosen)
             chosen, held = [], 0
         chosen.append(example)
         held += own
     if chosen:
-        yield micro(chosen, source_numbers)
+        yield micro(chosen)
 
 
-def micro(
-    examples: Sequence[EncodedExample], source_numbers: dict[str, int] | None = None
-) -> Micro:
+def micro(examples: Sequence[EncodedExample]) -> Micro:
     """One stream of the examples' tokens; a prefix that several share stands in it once."""
     spans: list[Span] = []
     ids: list[int] = []
     places: list[int] = []
     targets: list[int] = []
-    numbers: list[int] = []
     prefixes: dict[tuple[int, ...], int] = {}
     for example in examples:
         encoded = example.encoded
@@ -94,13 +90,10 @@ def micro(
         due = [i for i in range(1, len(encoded.ids)) if encoded.mask[i]]
         places += [base + i - 1 for i in due]
         targets += [encoded.ids[i] for i in due]
-        if source_numbers is not None:
-            numbers += [source_numbers[example.source]] * len(due)
     return Micro(
         ids=torch.tensor(ids),
         layout=lay_out(spans),
         places=torch.tensor(places),
         targets=torch.tensor(targets),
-        sources=torch.tensor(numbers) if source_numbers is not None else None,
         rows=tuple(e.example.where for e in examples),
     )

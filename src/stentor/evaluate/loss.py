@@ -60,30 +60,30 @@ def total(losses: Iterable[Loss]) -> Loss:
     return sum(losses, Loss())
 
 
-@torch.no_grad()
 def reply_losses(
-    model: Any,
-    held_out: Mapping[str, Sequence[EncodedExample]],
-    machine: Machine,
-    *,
-    size: int = 64,
+    model: Any, held_out: Mapping[str, Sequence[EncodedExample]], machine: Machine
 ) -> dict[str, Loss]:
     """The loss on the replies of each source's examples."""
-    numbers = {name: i for i, name in enumerate(held_out)}
-    examples = sorted((e for rows in held_out.values() for e in rows), key=lambda e: e.length)
-    nats = torch.zeros(len(numbers), dtype=torch.float64)
-    tokens = torch.zeros(len(numbers), dtype=torch.long)
-    for part in micro_batches(examples, size, machine.micro_tokens, numbers):
+    rows = iter(row_losses(model, [e for rows in held_out.values() for e in rows], machine))
+    return {name: total(next(rows) for _ in examples) for name, examples in held_out.items()}
+
+
+@torch.no_grad()
+def row_losses(
+    model: Any, examples: Sequence[EncodedExample], machine: Machine, *, size: int = 64
+) -> list[Loss]:
+    """The loss on the replies of each example, in their order."""
+    order = sorted(range(len(examples)), key=lambda i: examples[i].length)
+    sizes = [examples[i].encoded.supervised for i in order]
+    pieces = []
+    for part in micro_batches([examples[i] for i in order], size, machine.micro_tokens):
         local = part.to(machine.device)
         with machine.autocast():
             _, each = token_loss(model, local)
-        assert part.sources is not None
-        nats.index_add_(0, part.sources, each.double().cpu())
-        tokens += torch.bincount(part.sources, minlength=len(numbers))
-    text_bytes = {name: sum(_supervised_bytes(e) for e in rows) for name, rows in held_out.items()}
-    return {
-        name: Loss(float(nats[i]), int(tokens[i]), text_bytes[name]) for name, i in numbers.items()
-    }
+        pieces.append(each.double().cpu())
+    nats = [float(row.sum()) for row in torch.cat(pieces).split(sizes)] if pieces else []
+    found = dict(zip(order, zip(nats, sizes, strict=True), strict=True))
+    return [Loss(*found[i], _supervised_bytes(e)) for i, e in enumerate(examples)]
 
 
 def _supervised_bytes(example: EncodedExample) -> int:
