@@ -130,6 +130,29 @@ def probe(
 
 
 @app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A model.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    suite: Annotated[
+        list[str] | None, typer.Option("--suite", help="Default: probe-500; repeatable.")
+    ] = None,
+    data: Annotated[
+        str, typer.Option("--data", help="The recipe whose held-out rows are scored.")
+    ] = "quickstart",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Two models side by side: loss, probe, speed, size, and which differences are real."""
+    from stentor.evaluate import command
+    from stentor.evaluate.compare import compare as work
+
+    found = work(
+        a, b, suite_names=suite or ["probe-500"], data=data, seed=seed, progress=command.progress
+    )
+    print(json.dumps(found) if as_json else command.compare_table(found))
+
+
+@app.command()
 def judge(
     file: Annotated[Path, typer.Argument(help="JSON lines with prompt and response.")],
     out: Annotated[Path | None, typer.Option("--out", help="Default: standard output.")] = None,

@@ -136,11 +136,11 @@ def run_probe(
 
         result = probe(
             Engine(loaded), chosen, samples=samples, seed=seed, max_new_tokens=max_new_tokens,
-            system=system, known=known, keep=keep, progress=_progress,
+            system=system, known=known, keep=keep, progress=progress,
         )  # fmt: skip
     if guessing is None:
         return result
-    relevant = relevance(result.records, *guessing, seed=seed, progress=_progress)
+    relevant = relevance(result.records, *guessing, seed=seed, progress=progress)
     return replace(result, relevant=relevant)
 
 
@@ -161,7 +161,7 @@ def _known(out: Path | None, chosen: Sequence[suites.Suite]) -> list[Record]:
     return known
 
 
-def _progress(done: int, total: int) -> None:
+def progress(done: int, total: int) -> None:
     end = "\n" if piped() or done == total else "\r"
     print(f"{done}/{total} replies", end=end, file=sys.stderr, flush=True)
 
@@ -216,3 +216,41 @@ def judge_file(file: Path, out: Path | None) -> None:
         raise InputError(f"{out}: the file exists; nothing is overwritten, give another --out")
     with atomic(out) as stream:
         stream.write("".join(labelled).encode("utf-8"))
+
+
+def compare_table(found: dict[str, Any], changed: int = 10) -> str:
+    """Two models for a terminal; of the replies that changed the first `changed`."""
+    a, b = found["models"]["a"], found["models"]["b"]
+    lines = [f"A  {a['model']}", f"B  {b['model']}", ""]
+    lines.append(f"{'':<28}{'A':>12}{'B':>12}   B − A")
+    for name, label, form in (
+        ("parameters", "parameters", ","),
+        ("bytes", "bytes on disk", ","),
+        ("tokens_per_second_alone", "tokens/s, one stream", ".0f"),
+        ("tokens_per_second_batch", "tokens/s, 32 streams", ".0f"),
+    ):
+        shown = ["–" if side[name] is None else format(side[name], form) for side in (a, b)]
+        lines.append(f"{label:<28}{shown[0]:>12}{shown[1]:>12}")
+    for name, loss in found["loss"].items():
+        if loss["a"] is None:
+            continue
+        line = f"{'loss: ' + name:<28}{loss['a']:>12.4f}{loss['b']:>12.4f}"
+        if "difference" in loss:
+            line += f"   {loss['difference']:+.4f} [{loss['low']:+.4f}, {loss['high']:+.4f}]"
+        lines.append(line)
+    for name, figures in found["probe"].items():
+        if not figures["n"]:
+            continue
+        moved = f"{figures['only_a']} only A, {figures['only_b']} only B"
+        lines.append(
+            f"{name:<28}{100 * figures['a']:>10.1f} %{100 * figures['b']:>10.1f} %   "
+            f"{moved}, p = {figures['p_value']:.2g} (n {figures['n']})"
+        )
+    if found["changed"]:
+        lines.append(f"\n{len(found['changed'])} replies changed their outcome, the first of them:")
+    for change in found["changed"][:changed]:
+        lines.append(f"  [{change['kind']}] {change['prompt']}")
+        for side in ("a", "b"):
+            reply = " ".join(change[side]["response"].split()) or "[no output]"
+            lines.append(f"    {side.upper()} {change[side]['outcome']}: {reply[:160]}")
+    return "\n".join(lines)
