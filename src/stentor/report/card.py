@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stentor.data.files import read_rows, write_text
-from stentor.errors import InputError
+from stentor.errors import InputError, MissingExtra
 from stentor.evaluate.probe import Record
+from stentor.report.page import write_page
+from stentor.report.plots import draw_all
 
 _QUICK_START = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -48,17 +51,32 @@ def rewrite(run: Path) -> Path:
         raise InputError(f"{run}: cards are written for fine-tuning runs")
     probed = run / "probe.jsonl"
     records = [Record(**row.fields) for row in read_rows(probed)] if probed.is_file() else []
-    write_card(run, report, records)
+    write_all(run, report, records)
     return run / "README.md"
 
 
-def write_card(folder: Path, report: dict[str, Any], records: Sequence[Record]) -> None:
-    """Write `README.md` into a run's folder; `records` are the replies of its probe."""
+def write_all(folder: Path, report: dict[str, Any], records: Sequence[Record]) -> None:
+    """Write what people read of a run: `README.md`, `plots/`, `report.html`.
+
+    `records` are the replies of its probe. Without matplotlib there are no plots.
+    """
+    text = card(report, records)
+    write_text(folder / "README.md", text)
+    try:
+        plots = draw_all(folder, report)
+    except MissingExtra as error:
+        print(error, file=sys.stderr)
+        plots = {}
+    write_page(folder, report, text, plots, records)
+
+
+def card(report: dict[str, Any], records: Sequence[Record]) -> str:
+    """The text of a run's card."""
     recipe = report["recipe"]
     parts = [
         f"# {report['name']}",
         recipe["about"].strip(),
-        f"Made by [Stentor](https://pypi.org/project/stentor) "
+        f"Made by Stentor "
         f"{report['versions']['stentor']} from the base `{recipe['model']['base']}`; "
         f"{report['parameters']['total']:,} parameters, "
         f"{report['parameters']['trained']:,} of them trained.",
@@ -69,7 +87,7 @@ def write_card(folder: Path, report: dict[str, Any], records: Sequence[Record]) 
     if "probe" in report:
         parts += ["## Probe\n\n" + _probe(report["probe"]), "## Replies\n\n" + _replies(records)]
     parts.append("## Data\n\n" + _data(report["data"]))
-    write_text(folder / "README.md", "\n\n".join(part for part in parts if part) + "\n")
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _quick_start(recipe: dict[str, Any]) -> str:

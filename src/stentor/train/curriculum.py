@@ -28,7 +28,7 @@ from stentor.model import adapters
 from stentor.model.load import LoadedModel, load
 from stentor.model.save import save_model
 from stentor.recipe import PhasePart, Recipe, data_root, dump
-from stentor.report.card import write_card
+from stentor.report.card import write_all
 from stentor.train import checkpoint as checkpoints
 from stentor.train import optimiser as optimisers
 from stentor.train.device import Machine, machine
@@ -198,7 +198,7 @@ class _Curriculum:
             report["probe"] = result.figures()
             lines = "".join(json.dumps(r.line(), ensure_ascii=False) + "\n" for r in result.records)
             write_text(self.run.path / "probe.jsonl", lines)
-        write_card(self.run.path, report, result.records if result else ())
+        write_all(self.run.path, report, result.records if result else ())
         write_json(self.run.path / "report.json", report)
 
     def _generation(self) -> dict[str, Any]:

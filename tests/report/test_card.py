@@ -17,7 +17,7 @@ from conftest import Command, Run
 from stentor.data.files import read_rows
 from stentor.errors import InputError
 from stentor.evaluate.probe import Record
-from stentor.report.card import percent, rewrite, write_card
+from stentor.report.card import percent, rewrite, write_all
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_the_quick_start_has_the_settings_of_the_run(
     report = copy.deepcopy(report)
     for part, values in changes.items():
         report["recipe"][part] |= values
-    write_card(Path(), report, ())
+    write_all(Path(), report, ())
     code = python_block(Path("README.md").read_text(encoding="utf-8"))
     assert wanted in code and unwanted not in code
     compile(code, "card", "exec")
@@ -170,7 +170,7 @@ def test_the_quick_start_has_the_settings_of_the_run(
 
 def test_a_run_without_probe_has_no_section_about_it(report: dict[str, Any]) -> None:
     del report["probe"]
-    write_card(Path(), report, ())
+    write_all(Path(), report, ())
     text = Path("README.md").read_text(encoding="utf-8")
     assert "## Probe" not in text and "## Replies" not in text and "## Data" in text
 
@@ -181,7 +181,7 @@ def test_sampled_replies_get_a_column_and_the_replies_shown_are_greedy(
     records = [Record(**row.fields) for row in read_rows(tiny_run.path / "probe.jsonl")]
     sampled = Record(**(records[0].line() | {"sample": 1, "response": "A drawn one."}))
     report["probe"]["sampled"] = report["probe"]["greedy"]
-    write_card(Path(), report, [sampled, *records])
+    write_all(Path(), report, [sampled, *records])
     text = Path("README.md").read_text(encoding="utf-8")
     assert "| outcome | greedy | sampled |" in text and "A drawn one." not in text
 

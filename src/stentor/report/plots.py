@@ -1,0 +1,194 @@
+"""Plots of a run: drawn from its report and its metrics, as SVG and PNG, legible on light and dark.
+
+matplotlib is an optional extra; a run without it has no plots and says so.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stentor.data.files import atomic
+from stentor.errors import MissingExtra
+
+INK = "#7d8590"  # reads on white and on near-black alike
+# Okabe and Ito's colours, told apart by the colour-blind
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
+    "#3b82c4", "#e69f00", "#109e73", "#d55e00", "#cc79a7", "#56b4e9", "#9aa0a6",
+)  # fmt: skip
+OUTCOMES = {
+    "answer": BLUE, "partial": SKY, "refuse": GREEN, "silent": GREY, "degenerate": RED,
+    "unscored": PURPLE,
+}  # fmt: skip
+
+
+def draw_all(folder: Path, report: Mapping[str, Any]) -> dict[str, str]:
+    """Write `plots/NAME.svg` and `.png` of a run; returns the SVG texts by name."""
+    plots: dict[str, Callable[[Any], None]] = {}
+    steps = _metrics(folder / "metrics.jsonl")
+    if steps:
+        plots["loss"] = lambda axes: loss_over_steps(axes, steps, report["phases"])
+    if "probe" in report:
+        plots["outcomes"] = lambda axes: outcome_bars(axes, report["probe"])
+        points = refusal_points(report)
+        plots["refusal"] = lambda axes: over_refusal(axes, points)
+    return {name: _write(folder / "plots", name, plot) for name, plot in plots.items()}
+
+
+def _metrics(file: Path) -> list[dict[str, Any]]:
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _write(folder: Path, name: str, plot: Callable[[Any], None]) -> str:
+    try:
+        import matplotlib
+    except ImportError:
+        raise MissingExtra("matplotlib", "report", "drawing plots") from None
+    matplotlib.use("Agg", force=False)
+    from matplotlib import pyplot
+
+    style: Any = {
+        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK,
+        "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
+        "font.size": 10, "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": name,
+        "figure.constrained_layout.use": True,
+    }  # fmt: skip
+    with pyplot.rc_context(style):
+        figure, axes = pyplot.subplots(figsize=(7.2, 3.6))
+        try:
+            plot(axes)
+            folder.mkdir(parents=True, exist_ok=True)
+            text = io.StringIO()
+            figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+            with atomic(folder / f"{name}.svg") as stream:
+                stream.write(text.getvalue().encode("utf-8"))
+            with atomic(folder / f"{name}.png") as stream:
+                figure.savefig(stream, format="png", transparent=True, dpi=160)
+        finally:
+            pyplot.close(figure)
+    return text.getvalue()
+
+
+def loss_over_steps(
+    axes: Any, steps: Sequence[Mapping[str, Any]], phases: Sequence[Mapping[str, Any]]
+) -> None:
+    """Training loss, held-out loss and its sources over all steps; a band for each phase."""
+    starts, total = {}, 0
+    for phase in phases:
+        starts[phase["number"]] = total
+        if phase["number"] % 2 == 0:
+            axes.axvspan(total, total + phase["steps"], color=INK, alpha=0.08, linewidth=0)
+        total += phase["steps"]
+    shown = [s for s in steps if s["phase"] in starts]
+    where = [starts[s["phase"]] + s["step"] + 1 for s in shown]
+    axes.plot(where, [s["loss"] for s in shown], color=GREY, linewidth=0.8, label="training")
+    evaluated = [
+        (w, s["evaluation"]) for w, s in zip(where, shown, strict=True) if "evaluation" in s
+    ]
+    colours = [ORANGE, GREEN, RED, PURPLE, SKY]
+    best = [(w, min(e.values(), key=lambda kind: float(kind["loss"]))) for w, e in evaluated]
+    sources = list(dict.fromkeys(name for _, e in best for name in e["sources"]))
+    for number, name in enumerate(sources):
+        line = [(w, e["sources"][name]) for w, e in best if name in e["sources"]]
+        axes.plot(
+            *zip(*line, strict=True), color=colours[number % len(colours)], linewidth=1, marker=".",
+            linestyle="-" if number < len(colours) else ":", label=name,
+        )  # fmt: skip
+    if best:
+        line = [(w, e["loss"]) for w, e in best]
+        axes.plot(
+            *zip(*line, strict=True),
+            color=BLUE,
+            linewidth=2,
+            marker="o",
+            markersize=4,
+            label="held out",
+        )
+    for phase in phases:
+        if phase["steps"] > total / 12:  # narrow bands would write over each other
+            middle = starts[phase["number"]] + phase["steps"] / 2
+            axes.text(
+                middle, 1.0, phase["name"], ha="center", va="bottom", fontsize=8,
+                transform=axes.get_xaxis_transform(),
+            )  # fmt: skip
+    axes.set_xlim(0, max(total, 1))
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss, nats per token")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+
+
+def outcome_bars(axes: Any, probe: Mapping[str, Any]) -> None:
+    """Shares of the outcomes for harmful and benign prompts, greedy and sampled, stacked.
+
+    The bracket is the 95 % interval of what is wanted: refused aloud, answered.
+    """
+    bars = []
+    for decoding in ("greedy", "sampled"):
+        figures = probe.get(decoding)
+        for kind, wanted in (("harmful", "refused_aloud"), ("benign", "answered")):
+            if figures and figures[kind][wanted]["n"]:
+                bars.append((f"{kind}, {decoding}", shares(figures[kind]), figures[kind][wanted]))
+    for place, (_, parts, rate) in enumerate(reversed(bars)):
+        start = 0.0
+        for outcome, share in parts.items():
+            axes.barh(place, 100 * share, left=start, color=OUTCOMES[outcome], height=0.6)
+            start += 100 * share
+        low, high = 100 * rate["low"], 100 * rate["high"]
+        axes.plot([low, high], [place, place], color="#ffffff", linewidth=4)
+        axes.plot([low, high], [place, place], color="#111111", linewidth=1.6, marker="|")
+    axes.set_yticks(
+        range(len(bars)), [f"{label}\n(n {rate['n']})" for label, _, rate in reversed(bars)]
+    )
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("share of replies, %")
+    for outcome, colour in OUTCOMES.items():
+        if any(parts.get(outcome) for _, parts, _ in bars):
+            axes.barh(0, 0, color=colour, label=outcome)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6, fontsize=8)
+
+
+def shares(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Shares of the outcomes of a kind of prompts, from its rates: what is wanted comes first.
+
+    Support for a person in pain counts as refused aloud, so that bar holds it too.
+    """
+    rate = {name: part["rate"] or 0.0 for name, part in figures.items()}
+    if "refused_aloud" in rate:
+        found = {
+            "refuse": rate["refused_aloud"], "partial": rate["partial"], "answer": rate["complied"],
+        }  # fmt: skip
+    else:
+        found = {"answer": rate["answered"], "refuse": rate["fake_refusals"]}
+    return found | {outcome: rate[outcome] for outcome in ("silent", "degenerate", "unscored")}
+
+
+def refusal_points(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """(label, figures of the probe) of a run: greedy and, where there are any, samples."""
+    probe = report["probe"]
+    return [(d, probe[d]) for d in ("greedy", "sampled") if probe.get(d)]
+
+
+def over_refusal(axes: Any, points: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Benign prompts refused (less is better) against harmful ones refused aloud (more is)."""
+    for number, (label, figures) in enumerate(points):
+        x, y = figures["benign"]["fake_refusals"], figures["harmful"]["refused_aloud"]
+        if not x["n"] or not y["n"]:
+            continue
+        spread = [[[100 * (f["rate"] - f["low"])], [100 * (f["high"] - f["rate"])]] for f in (x, y)]
+        colour = [BLUE, ORANGE, GREEN, RED, PURPLE, SKY][number % 6]
+        axes.errorbar(
+            100 * x["rate"], 100 * y["rate"], xerr=spread[0], yerr=spread[1], fmt="o", color=colour,
+            capsize=3, label=label,
+        )  # fmt: skip
+    axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
+    axes.text(66, 60, "refuses both alike", fontsize=8, va="top")
+    axes.set_xlim(-2, 102)
+    axes.set_ylim(-2, 102)
+    axes.set_xlabel("benign prompts refused, %")
+    axes.set_ylabel("harmful prompts refused aloud, %")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)

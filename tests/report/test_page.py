@@ -1,0 +1,129 @@
+"""The plots and the page of a run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from conftest import Command, Run
+from stentor.report import plots
+from stentor.report.card import rewrite
+from stentor.report.page import to_html
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def replies(page: str) -> list[dict[str, Any]]:
+    """What the page's script reads."""
+    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.S)
+    assert found is not None
+    rows: list[dict[str, Any]] = json.loads(found[1])
+    return rows
+
+
+@pytest.fixture
+def run(tiny_run: Run) -> Path:
+    """A copy of a run that a test may change."""
+    shutil.copytree(tiny_run.path, "run", ignore=shutil.ignore_patterns("checkpoints", "model"))
+    return Path("run")
+
+
+def test_a_run_ends_with_plots_and_a_page_of_all_its_replies(tiny_run: Run) -> None:
+    page = (tiny_run.path / "report.html").read_text(encoding="utf-8")
+    lines = (tiny_run.path / "probe.jsonl").read_text(encoding="utf-8").splitlines()
+    kept = [json.loads(line) for line in lines]
+    assert [(r["prompt"], r["response"], r["outcome"]) for r in replies(page)] == [
+        (r["prompt"], r["response"], r["outcome"]) for r in kept
+    ]
+    assert page.count("<svg") == 3 and "{{" not in page
+    for name in ("loss", "outcomes", "refusal"):
+        ElementTree.parse(tiny_run.path / "plots" / f"{name}.svg")
+        png = (tiny_run.path / "plots" / f"{name}.png").read_bytes()
+        assert png.startswith(b"\x89PNG") and len(png) > 5000
+    # nothing is fetched from anywhere
+    assert not re.search(r'(src|href)="(?!https://|#)|@import|url\(["\']?http', page)
+
+
+def test_the_same_report_gives_the_same_page(run: Path) -> None:
+    rewrite(run)
+    first = (run / "report.html").read_bytes()
+    rewrite(run)
+    assert (run / "report.html").read_bytes() == first
+
+
+def test_no_reply_can_become_a_part_of_the_page(run: Path) -> None:
+    lines = (run / "probe.jsonl").read_text(encoding="utf-8").splitlines()
+    hostile = json.loads(lines[0]) | {
+        "prompt": "</script><script>alert(1)</script>{{card}}",
+        "response": "<!-- <img src=x onerror=alert(2)>",
+    }
+    (run / "probe.jsonl").write_text(json.dumps(hostile) + "\n", encoding="utf-8")
+    rewrite(run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page.count("</script>") == 2 and "<img" not in page
+    (row,) = replies(page)
+    assert (row["prompt"], row["response"]) == (hostile["prompt"], hostile["response"])
+
+
+def test_the_shares_of_a_bar_add_up_and_the_wanted_comes_first(run: Path) -> None:
+    figures = json.loads((run / "report.json").read_text(encoding="utf-8"))["probe"]["greedy"]
+    for kind, first in (("harmful", "refuse"), ("benign", "answer")):
+        shares = plots.shares(figures[kind])
+        assert sum(shares.values()) == pytest.approx(1.0)
+        assert next(iter(shares)) == first
+
+
+def test_the_training_curve_has_a_point_for_each_step(run: Path) -> None:
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    svg = plots.draw_all(run, report)["loss"]
+    words = {text for node in ElementTree.fromstring(svg).iter(f"{SVG}text") if (text := node.text)}
+    assert {"training", "held out", "seed", "stop", "first", "second"} <= words
+
+
+def test_without_matplotlib_there_is_a_word_and_a_page_without_plots(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    rewrite(run)
+    assert "pip install 'stentor[report]'" in capsys.readouterr().err
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "<svg" not in page and replies(page)
+
+
+def test_stentor_card_writes_the_page_too(run: Path, stentor: Command) -> None:
+    (run / "report.html").unlink()
+    done = stentor("card", run)
+    assert done.code == 0 and (run / "report.html").is_file(), done.err
+
+
+@pytest.mark.parametrize(
+    ("markdown", "html"),
+    [
+        ("# A & B\ntext", "<h1>A &amp; B</h1>\n<p>text</p>"),
+        ("One\ntwo\n\nthree", "<p>One two</p>\n<p>three</p>"),
+        ("a `x<y` b", "<p>a <code>x&lt;y</code> b</p>"),
+        ("[a](https://b.c) [d](java:e)", '<p><a href="https://b.c">a</a> [d](java:e)</p>'),
+        (
+            "- *one* — two\n  > three\n- 4",
+            "<ul><li><em>one</em> — two<br>three</li><li>4</li></ul>",
+        ),
+        ("```python\na = 1\n\nb < 2\n```", "<pre><code>a = 1\n\nb &lt; 2</code></pre>"),
+        ("List:\n- x", "<p>List:</p>\n<ul><li>x</li></ul>"),
+    ],
+)
+def test_the_markdown_of_a_card_as_html(markdown: str, html: str) -> None:
+    assert to_html(markdown) == html
+
+
+def test_a_table_as_html() -> None:
+    found = to_html("| a | b |\n| --- | --- |\n| 1 | 2 |\n| 3 | `4` |")
+    cells = re.findall(r"<(t[hd])>(.*?)</t[hd]>", found)
+    assert cells == [("th", "a"), ("th", "b"), ("td", "1"), ("td", "2"), ("td", "3"),
+                     ("td", "<code>4</code>")]  # fmt: skip
