@@ -214,6 +214,33 @@ def chat(
     command.chat(engine, decoding, system)
 
 
+@app.command()
+def speculate(
+    prompt: Annotated[str, typer.Option("--prompt", help="One question.")],
+    target: Annotated[str, typer.Option("--target", help="The model whose text is wanted.")],
+    draft: Annotated[
+        str, typer.Option("--draft", help="The smaller one that drafts.")
+    ] = "stentor-12m-instruct",
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 80,
+    draft_tokens: Annotated[
+        int, typer.Option("--draft-tokens", min=1, help="Drafted before the target checks.")
+    ] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """A small model drafts for a larger one: the same greedy text, and whether it was faster."""
+    from stentor.generate import speculate as work
+    from stentor.model.load import load
+
+    models = load(target), load(draft)
+    found = work.speculate(
+        *models, prompt, max_new_tokens=max_new_tokens, draft_tokens=draft_tokens
+    )
+    if as_json:
+        print(json.dumps(found.figures()))
+    else:
+        work.report(found)
+
+
 def _engine(
     model: str,
     greedy: bool,
