@@ -24,7 +24,10 @@ from stentor.errors import DataError, ModelError
 from stentor.model import tokenizer as pieces
 
 Message = dict[str, str]
-"""`{"role": "system" | "user" | "assistant", "content": text}`, as everybody writes it."""
+"""`{"role": "system" | "user" | "assistant", "content": text}`, as everybody writes it.
+
+A single message of the role `text` is no conversation but a plain document.
+"""
 
 JINJA = (
     "{{- bos_token -}}"
@@ -89,7 +92,7 @@ class Template(Protocol):
 
 
 def check_messages(messages: Sequence[Message]) -> None:
-    """DataError unless: an optional system message, then user and assistant in turn."""
+    """DataError unless: an optional system message, then user and assistant in turn; or a text."""
     if not messages:
         raise DataError("a conversation has no messages; it needs at least one of the user")
     expected = "user"
@@ -102,7 +105,7 @@ def check_messages(messages: Sequence[Message]) -> None:
                 f"message {number + 1} holds half of a character (a lone surrogate); "
                 "write the file as UTF-8"
             )
-        if role == "system" and number == 0:
+        if number == 0 and (role == "system" or (role == "text" and len(messages) == 1)):
             continue
         if role != expected:
             raise DataError(f"message {number + 1} has role {role!r} where {expected!r} is due")
@@ -111,7 +114,17 @@ def check_messages(messages: Sequence[Message]) -> None:
         raise DataError("a conversation of a system message alone has nothing to reply to")
 
 
+def document_ids(tokenizer: Any, text: str) -> list[int]:
+    """A document as a base of ours learned it; a foreign tokenizer's own way otherwise."""
+    if not pieces.is_bundled(tokenizer):
+        return list(tokenizer(text)["input_ids"])
+    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    return [tokenizer.bos_token_id, *ids["input_ids"], tokenizer.eos_token_id]
+
+
 def _check_prompt(messages: Sequence[Message]) -> None:
+    if messages[-1]["role"] == "text":
+        raise DataError("a plain document has no reply; give a conversation")
     if messages[-1]["role"] == "assistant":
         raise DataError("the last message is the assistant's; add the user's next one")
 
@@ -182,7 +195,7 @@ class SegmentTemplate:
         system = 0
         for message, segment in zip(messages, segments, strict=True):
             is_system = message["role"] == "system"
-            if message["role"] == "assistant":
+            if message["role"] in ("assistant", "text"):
                 ids += [*segment, self._eos]
                 mask += [1] * (len(segment) + 1)
             else:
@@ -251,6 +264,9 @@ class OwnTemplate:
 
     def encode(self, messages: Sequence[Message]) -> Encoded:
         check_messages(messages)
+        if messages[0]["role"] == "text":
+            whole = document_ids(self._tokenizer, messages[0]["content"])
+            return Encoded(tuple(whole), (0, *[1] * (len(whole) - 1)))
         shown = self._marked(messages)
         ids: list[int] = []
         mask: list[int] = []

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stentor.chat import SegmentTemplate
+from stentor.chat import SegmentTemplate, document_ids
 from stentor.data.encode import EncodedExample, encode, with_system
 from stentor.data.examples import Example, Tally, conversation, from_messages
+from stentor.errors import DataError
 from stentor.recipe import CARD_SYSTEM
 
 SENTENCES = [
@@ -201,3 +202,34 @@ def test_a_conversation_keeps_a_system_message_of_its_own() -> None:
     )
     assert with_system(own, "Theirs.") == own
     assert with_system(own[1:], "Theirs.")[0] == {"role": "system", "content": "Theirs."}
+
+
+# --- plain documents
+
+
+def test_a_document_is_supervised_whole_and_has_no_system_prompt(
+    template: SegmentTemplate, tokenizer: Any
+) -> None:
+    row = Example(({"role": "text", "content": "A bird sings. It is dawn."},), "text", "f:1")
+    (found,) = encode([row], "t", template, system="Be kind.", max_tokens=64, tally=Tally())
+    assert list(found.encoded.ids) == document_ids(tokenizer, "A bird sings. It is dawn.")
+    assert found.encoded.mask == (0, *[1] * (found.length - 1))
+    assert found.encoded.system == 0
+
+
+def test_a_long_document_ends_with_its_last_whole_sentence(template: SegmentTemplate) -> None:
+    row = Example(({"role": "text", "content": "A bird sings. " * 40},), "text", "f:1")
+    (found,) = encode([row], "t", template, system=None, max_tokens=30, tally=Tally())
+    message = found.example.messages[0]
+    assert message["role"] == "text" and message["content"].endswith("sings.")
+    assert 20 < found.length <= 30
+
+
+def test_a_document_is_no_part_of_a_conversation(template: SegmentTemplate) -> None:
+    text = {"role": "text", "content": "A bird sings."}
+    question = {"role": "user", "content": "Hi"}
+    for messages in ([text, question], [question, text]):
+        with pytest.raises(DataError, match="has role 'text' where"):
+            template.encode(messages)
+    with pytest.raises(DataError, match="a plain document has no reply"):
+        template.prompt([text])

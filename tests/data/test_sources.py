@@ -87,7 +87,7 @@ def test_a_source_maps_its_rows(
 
 def test_every_source_that_reads_a_file_of_ones_own_is_tried_here() -> None:
     bundled = {"bundled", "seed_safety", "stop_calibration"}
-    assert {use for use, *_ in MAPPED} == {*sources.names()} - bundled
+    assert {"text", *(use for use, *_ in MAPPED)} == {*sources.names()} - bundled
 
 
 BAD = [
@@ -150,6 +150,16 @@ def test_a_transcript_gives_its_whole_exchanges(
     (example,), tally = read(write_rows, "transcript", [{"text": text}])
     assert texts(example) == expected
     assert not tally.left_out and not tally.problems
+
+
+def test_plain_documents_are_kept_whole_and_what_holds_no_text_is_noted(
+    write_rows: WriteRows,
+) -> None:
+    found, tally = read(write_rows, "text", [{"text": " A bird. "}, {"text": "  "}, {"words": "x"}])
+    (example,) = found
+    assert example.messages == ({"role": "text", "content": "A bird."},)
+    assert example.kind == "text" and example.key == "a bird"
+    assert len(tally.problems) == 2 and ":2: there is no text" in tally.problems[0]
 
 
 def test_documents_that_are_no_transcripts_are_passed_over_and_counted(

@@ -14,13 +14,12 @@ import torch
 from torch.nn import functional
 
 from conftest import build_tiny_model
-from stentor.chat import SegmentTemplate
+from stentor.chat import SegmentTemplate, document_ids
 from stentor.data.encode import EncodedExample, encode
 from stentor.data.examples import Example, Tally
 from stentor.errors import DataError
 from stentor.evaluate.loss import (
     Loss,
-    document_ids,
     read_texts,
     reply_losses,
     row_losses,
@@ -107,6 +106,18 @@ def test_reply_losses_do_not_depend_on_the_order_of_sources(
     found = reply_losses(model, backwards, cpu)
     for name, loss in reply_losses(model, held_out, cpu).items():
         assert found[name].nats == pytest.approx(loss.nats, rel=1e-5)
+
+
+def test_documents_among_conversations_lose_what_plain_text_does(
+    model: Any, cpu: Machine, template: SegmentTemplate, tokenizer: Any
+) -> None:
+    texts = ["A bird sings. It is dawn.", "Two owls 🦉 sleep.\n\nOne wakes."]
+    rows = [Example(({"role": "text", "content": t},), "text", "f:1") for t in texts]
+    encoded = encode(rows, "t", template, system=SYSTEM, max_tokens=512, tally=Tally())
+    found = reply_losses(model, {"text": encoded}, cpu)["text"]
+    plain = text_loss(model, tokenizer, texts, cpu)
+    assert found.nats == pytest.approx(plain.nats, rel=1e-5)
+    assert (found.tokens, found.text_bytes) == (plain.tokens, plain.text_bytes)
 
 
 def test_the_overall_loss_weighs_tokens_not_sources(

@@ -63,9 +63,12 @@ def encode(
 
 
 def with_system(messages: Iterable[Message], system: str | None) -> tuple[Message, ...]:
-    """The conversation with the system prompt first, unless it brings one or `system` is empty."""
+    """The conversation with the system prompt first, unless it brings one or `system` is empty.
+
+    A plain document stays as it is.
+    """
     given = tuple(messages)
-    if not system or not given or given[0].get("role") == "system":
+    if not system or not given or given[0].get("role") in ("system", "text"):
         return given
     return ({"role": "system", "content": system}, *given)
 
@@ -81,7 +84,7 @@ def _shortened(
     best: tuple[Encoded, Message] | None = None
     while low <= high:
         middle = (low + high) // 2
-        cut = {"role": "assistant", "content": text[: ends[middle]]}
+        cut = {**last, "content": text[: ends[middle]]}
         encoded = template.encode([*before, cut])
         if len(encoded.ids) <= limit:
             best, low = (encoded, cut), middle + 1

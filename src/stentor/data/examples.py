@@ -22,8 +22,12 @@ class Example:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """The user's texts, normalised: what must not lie on both sides of a split."""
-        return tuple(normalise(m["content"]) for m in self.messages if m["role"] == "user")
+        """The user's texts, normalised: what must not lie on both sides of a split.
+
+        Of a plain document it is the document.
+        """
+        said = (m["content"] for m in self.messages if m["role"] in ("user", "text"))
+        return tuple(map(normalise, said))
 
     @property
     def key(self) -> str:

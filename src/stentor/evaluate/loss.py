@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from stentor.chat import document_ids
 from stentor.data.batch import Micro
 from stentor.data.encode import EncodedExample
 from stentor.data.files import read_rows
@@ -87,8 +88,8 @@ def row_losses(
 
 
 def _supervised_bytes(example: EncodedExample) -> int:
-    replies = (m["content"] for m in example.example.messages if m["role"] == "assistant")
-    return sum(len(text.encode("utf-8")) for text in replies)
+    scored = (m for m in example.example.messages if m["role"] in ("assistant", "text"))
+    return sum(len(message["content"].encode("utf-8")) for message in scored)
 
 
 @torch.no_grad()
@@ -122,16 +123,6 @@ def _document_parts(
             pieces, held, text_bytes = [], 0, 0
     if pieces:
         yield _predictions(pieces), text_bytes
-
-
-def document_ids(tokenizer: Any, text: str) -> list[int]:
-    """A document as a base of ours learned it; a foreign tokenizer's own way otherwise."""
-    if tokenizers.is_bundled(tokenizer):
-        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)[
-            "input_ids"
-        ]
-        return [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
-    return list(tokenizer(text)["input_ids"])
 
 
 def _predictions(pieces: Sequence[tuple[list[int], list[int]]]) -> Micro:

@@ -27,6 +27,7 @@ _MODULES = (
     "instruction",
     "preference",
     "transcript",
+    "text",
     "dolly",
     "beavertails",
     "falsereject",
