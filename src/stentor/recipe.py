@@ -160,6 +160,11 @@ class PhasePart(Part):
     """Decay of the moving average of the weights: min(ema, (1 + t) / (10 + t))."""
     evaluate_every: Positive | None = None
     """Steps between evaluations; the best state is carried on. None: at the end only."""
+    preference: Annotated[float, Field(gt=0)] | None = None
+    """Weight of the odds of the chosen reply against the rejected one (ORPO); None: not looked at.
+
+    Rows without a rejected reply take part with the plain loss.
+    """
 
 
 class TrainPart(Part):

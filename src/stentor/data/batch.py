@@ -27,10 +27,15 @@ class Micro:
     offset: Tensor | None = None
     """(K,) what is added to the logits of these pieces: one that was drawn stands for several."""
     rows: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = ()
+    """Supervised tokens of each sequence, where there are pairs."""
+    pairs: tuple[tuple[int, int], ...] = ()
+    """(chosen, rejected): numbers of sequences with a better and a worse reply to one prompt."""
 
     @property
     def supervised(self) -> int:
-        return len(self.targets)
+        """How many tokens are to be learned: all that are scored but those of rejected replies."""
+        return len(self.targets) - sum(self.lengths[rejected] for _, rejected in self.pairs)
 
     def to(self, device: torch.device) -> Micro:
         """The same on another device."""

@@ -25,6 +25,8 @@ class EncodedExample:
     encoded: Encoded
     source: str
     example: Example
+    rejected: Encoded | None = None
+    """The same conversation with the worse reply, in a preference phase."""
 
     @property
     def length(self) -> int:
@@ -59,6 +61,28 @@ def encode(
             continue
         found.append(EncodedExample(encoded, source, example))
     tally.kept = len(found)
+    return found
+
+
+def with_rejected(
+    examples: Iterable[EncodedExample], template: Template, *, system: str | None, max_tokens: int
+) -> list[EncodedExample]:
+    """The examples, those that have a worse reply with it; one that is too long is cut or left out.
+
+    A silent reply is a worse one too: its stop token is all there is of it.
+    """
+    found = []
+    for e in examples:
+        if e.example.rejected is None:
+            found.append(e)
+            continue
+        *before, last = with_system(e.example.messages, system)
+        messages = (*before, {**last, "content": e.example.rejected})
+        rejected: Encoded | None = template.encode(messages)
+        if rejected is not None and len(rejected.ids) > max_tokens:
+            shorter = _shortened(messages, template, max_tokens)
+            rejected = shorter[0] if shorter else None
+        found.append(replace(e, rejected=rejected))
     return found
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from stentor.chat import Encoded
 from stentor.data.batch import Batch, Micro
 from stentor.data.encode import EncodedExample
 from stentor.errors import DataError
@@ -56,6 +57,8 @@ def micro_batches(
     held = 0
     for example in examples:
         own = example.length - example.encoded.system
+        if example.rejected is not None:
+            own += len(example.rejected.ids) - example.rejected.system
         if chosen and (len(chosen) == size or (tokens is not None and held + own > tokens)):
             yield micro(chosen)
             chosen, held = [], 0
@@ -72,8 +75,10 @@ def micro(examples: Sequence[EncodedExample]) -> Micro:
     places: list[int] = []
     targets: list[int] = []
     prefixes: dict[tuple[int, ...], int] = {}
-    for example in examples:
-        encoded = example.encoded
+    lengths: list[int] = []
+    pairs: list[tuple[int, int]] = []
+
+    def add(encoded: Encoded) -> None:
         shared = encoded.system
         prefix = None
         if shared:
@@ -81,19 +86,28 @@ def micro(examples: Sequence[EncodedExample]) -> Micro:
             if key not in prefixes:
                 prefixes[key] = len(spans)
                 spans.append(Span(len(ids), shared))
-                ids += key
+                ids.extend(key)
             prefix = prefixes[key]
         base = len(ids) - shared
         spans.append(Span(len(ids), len(encoded.ids) - shared, prefix))
-        ids += encoded.ids[shared:]
+        ids.extend(encoded.ids[shared:])
         # the token at i is predicted at i - 1; what is supervised never follows a prefix directly
         due = [i for i in range(1, len(encoded.ids)) if encoded.mask[i]]
-        places += [base + i - 1 for i in due]
-        targets += [encoded.ids[i] for i in due]
+        places.extend(base + i - 1 for i in due)
+        targets.extend(encoded.ids[i] for i in due)
+        lengths.append(len(due))
+
+    for example in examples:
+        add(example.encoded)
+        if example.rejected is not None:
+            add(example.rejected)
+            pairs.append((len(lengths) - 2, len(lengths) - 1))
     return Micro(
         ids=torch.tensor(ids),
         layout=lay_out(spans),
         places=torch.tensor(places),
         targets=torch.tensor(targets),
         rows=tuple(e.example.where for e in examples),
+        lengths=tuple(lengths) if pairs else (),
+        pairs=tuple(pairs),
     )

@@ -226,6 +226,7 @@ class _HeadLoss(torch.autograd.Function):
         weight: Tensor,
         targets: Tensor,
         offset: Tensor | None,
+        token_weights: Tensor | None,
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
         losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
@@ -249,21 +250,25 @@ class _HeadLoss(torch.autograd.Function):
             probabilities.div_(total.to(probabilities.dtype))
             ones = torch.ones_like(wanted[:, None], dtype=probabilities.dtype)
             probabilities.scatter_add_(1, wanted[:, None], -ones)
+            if token_weights is not None:
+                probabilities.mul_(token_weights[part, None])
             if grad_hidden is not None:
                 torch.mm(probabilities, weight, out=grad_hidden[part])
             if grad_weight is not None:
                 grad_weight.addmm_(probabilities.t(), rows)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.mark_non_differentiable(losses)
-        return losses.sum(), losses
+        weighted = losses if token_weights is None else losses * token_weights
+        return weighted.sum(), losses
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grads[0]
         return (
             None if grad_hidden is None else grad_hidden * scale,
             None if grad_weight is None else grad_weight * scale,
+            None,
             None,
             None,
             None,
@@ -276,14 +281,16 @@ def head_loss(
     targets: Tensor,
     *,
     offset: Tensor | None = None,
+    token_weights: Tensor | None = None,
     chunk: int = 256,
 ) -> tuple[Tensor, Tensor]:
     """(sum, each) of the cross entropies in nats of predicting `targets` (M,).
 
     hidden (M, H): normalised states at the supervised places; weight (V, H): the head;
-    offset (V,): added to the logits. Only the sum carries a gradient.
+    offset (V,): added to the logits; token_weights (M,): of each in the sum (1). Only the sum
+    carries a gradient.
     """
     out: tuple[Tensor, Tensor] = _HeadLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, targets, offset, chunk
+        hidden, weight, targets, offset, token_weights, chunk
     )
     return out

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from stentor import __version__
 from stentor.data import mix
-from stentor.data.encode import EncodedExample
+from stentor.data.encode import EncodedExample, with_rejected
 from stentor.data.files import write_json, write_text
 from stentor.data.mix import Prepared
 from stentor.data.stream import ExampleStream
+from stentor.errors import DataError
 from stentor.evaluate import loss as losses
 from stentor.evaluate import suites
 from stentor.evaluate.probe import ProbeResult, probe
@@ -34,7 +35,16 @@ from stentor.train import optimiser as optimisers
 from stentor.train.device import Machine, machine
 from stentor.train.display import Display
 from stentor.train.ema import MovingAverage
-from stentor.train.loop import Evaluation, Job, Outcome, plain_token_loss, token_loss, train
+from stentor.train.loop import (
+    Evaluation,
+    Job,
+    Objective,
+    Outcome,
+    plain_token_loss,
+    token_loss,
+    train,
+)
+from stentor.train.preference import preference_loss
 from stentor.train.rundir import RunDir, open_run
 from stentor.train.schedule import factor
 
@@ -108,6 +118,18 @@ class _Curriculum:
     ) -> Outcome:
         recipe = self.recipe
         examples = mix.phase_examples(phase, self.data, recipe.seed)
+        if phase.preference is not None:
+            examples = with_rejected(
+                examples, self.base.template, system=recipe.data.system,
+                max_tokens=recipe.data.max_tokens,
+            )  # fmt: skip
+            pairs = sum(e.rejected is not None for e in examples)
+            if not pairs:
+                raise DataError(
+                    f"phase {phase.name!r}: preference is set, but no row of its mix has a "
+                    "rejected reply; use a source of pairs (preference, coconot, pku_saferlhf)"
+                )
+            self.display.say(f"{pairs:,} of {len(examples):,} examples have a rejected reply")
         stream = ExampleStream(
             examples,
             batch=phase.batch,
@@ -137,7 +159,7 @@ class _Curriculum:
             seed=recipe.seed,
             clip=phase.clip,
             ema=MovingAverage(self.parameters, phase.ema) if phase.ema is not None else None,
-            objective=plain_token_loss if self._forward == "plain" else token_loss,
+            objective=self._objective(phase),
             evaluate=self._evaluation(),
             evaluate_every=phase.evaluate_every,
             epoch=stream.steps_per_epoch,
@@ -268,6 +290,11 @@ class _Curriculum:
             },
             "base_text_loss": {"before": before, "after": after},
         }
+
+    def _objective(self, phase: PhasePart) -> Objective:
+        if phase.preference is not None:
+            return preference_loss(phase.preference)
+        return plain_token_loss if self._forward == "plain" else token_loss
 
     @property
     def _forward(self) -> Literal["lean", "plain"]:

@@ -1,0 +1,149 @@
+"""Preference phases: a better and a worse reply to one prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from conftest import TINY_RECIPE, Command, build_tiny_model
+from stentor.chat import SegmentTemplate
+from stentor.data.encode import EncodedExample, encode, with_rejected
+from stentor.data.examples import Example, Tally, conversation
+from stentor.data.stream import micro, micro_batches
+from stentor.train.loop import token_loss
+from stentor.train.preference import log_odds, preference_loss
+
+SYSTEM = "You are kind."
+
+
+def pair(prompt: str, chosen: str, rejected: str | None) -> Example:
+    return conversation(prompt, chosen, "harmful", f"f:{prompt}", rejected=rejected)
+
+
+@pytest.fixture
+def examples(template: SegmentTemplate) -> list[EncodedExample]:
+    rows = [
+        pair("How do I break in?", "I can't help with that.", "Take a stone."),
+        pair("What sings?", "A bird.", None),
+        pair("And hurt him?", "No. Talk to someone.", ""),  # silence is a worse reply
+    ]
+    encoded = encode(rows, "s", template, system=SYSTEM, max_tokens=64, tally=Tally())
+    return with_rejected(encoded, template, system=SYSTEM, max_tokens=64)
+
+
+def orpo(model: Any, examples: list[EncodedExample], weight: float) -> Tensor:
+    """The objective as the paper has it, example by example, by transformers' own forward."""
+
+    def each(encoded: Any) -> Tensor:
+        ids = torch.tensor([encoded.ids])
+        logits = model(input_ids=ids).logits[0, :-1]
+        losses = functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+        return losses[torch.tensor(encoded.mask[1:], dtype=torch.bool)]
+
+    total = torch.zeros(())
+    for e in examples:
+        chosen = each(e.encoded)
+        total = total + chosen.sum()
+        if e.rejected is not None:
+            odds = []
+            for losses in (chosen, each(e.rejected)):
+                p = (-losses.mean()).exp()
+                odds.append(torch.log(p / (1 - p)))
+            total = total - weight * len(chosen) * functional.logsigmoid(odds[0] - odds[1])
+    return total
+
+
+@pytest.mark.parametrize("weight", [0.1, 2.0])
+def test_value_and_gradients_are_those_of_the_paper(
+    examples: list[EncodedExample], weight: float
+) -> None:
+    model = build_tiny_model()
+    part = micro(examples)
+    value, _ = preference_loss(weight)(model, part)
+    value.backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    expected = orpo(model, examples, weight)
+    expected.backward()
+    assert float(value.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+    for name, parameter in model.named_parameters():
+        scale = float(parameter.grad.abs().max())
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-3 * scale)
+
+
+def test_learned_tokens_are_those_of_chosen_replies(examples: list[EncodedExample]) -> None:
+    part = micro(examples)
+    assert part.supervised == sum(e.encoded.supervised for e in examples)
+    assert len(part.targets) > part.supervised
+    assert part.pairs == ((0, 1), (3, 4))
+
+
+def test_splitting_a_batch_changes_nothing(examples: list[EncodedExample]) -> None:
+    model = build_tiny_model()
+    objective = preference_loss(0.5)
+    whole, _ = objective(model, micro(examples))
+    parts = [objective(model, part)[0] for part in micro_batches(examples, 1)]
+    assert float(sum(parts).detach()) == pytest.approx(float(whole.detach()), rel=1e-5)  # type: ignore[union-attr]
+
+
+def test_without_pairs_it_is_the_plain_loss(examples: list[EncodedExample]) -> None:
+    model = build_tiny_model()
+    part = micro(examples[1:2])
+    assert torch.equal(preference_loss(0.5)(model, part)[0], token_loss(model, part)[0])
+
+
+def test_the_odds_of_a_certain_reply_are_finite() -> None:
+    certain = torch.tensor(-1e-12, requires_grad=True)
+    odds = log_odds(certain)
+    odds.backward()
+    assert odds.isfinite() and certain.grad is not None and certain.grad.isfinite()
+
+
+def test_a_worse_reply_that_is_too_long_is_cut_or_left_out(template: SegmentTemplate) -> None:
+    rows = [
+        pair("Q?", "Yes.", "A bird sings. " * 30),
+        pair("R?", "Yes.", "bird " * 200),  # no sentence ends in it
+    ]
+    encoded = encode(rows, "s", template, system=None, max_tokens=40, tally=Tally())
+    cut, left_out = with_rejected(encoded, template, system=None, max_tokens=40)
+    assert cut.rejected is not None and 20 < len(cut.rejected.ids) <= 40
+    assert left_out.rejected is None
+
+
+def test_a_preference_phase_moves_the_odds(
+    stentor: Command, write_rows: Callable[..., Path]
+) -> None:
+    rows = [
+        {"prompt": f"Question {n}?", "chosen": "I can't help with that.", "rejected": "Take it."}
+        for n in range(8)
+    ]
+    write_rows("pairs.jsonl", rows)
+    source = {"use": "preference", "path": str(Path("pairs.jsonl").resolve())}
+    phase = {"name": "prefer", "mix": {"pairs": 8}, "epochs": 6, "learning_rate": 0.01,
+             "batch": 4, "preference": 1.0}  # fmt: skip
+    data = TINY_RECIPE["data"] | {"sources": {"pairs": source}, "hold_out": 0.0}
+    recipe = write_rows(
+        "prefer.yaml", [TINY_RECIPE | {"data": data, "phases": [phase], "probe": None}]
+    )
+    done = stentor("train", recipe, "--out", "run")
+    assert done.code == 0 and "8 of 8 examples have a rejected reply" in done.err, done.err
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.5
+    plain = stentor("train", recipe, "--out", "none", "--set", "data.sources.pairs.use=chat")
+    assert plain.code != 0  # rows of pairs are no conversations
+
+
+def test_a_preference_phase_without_pairs_is_an_error(
+    stentor: Command, write_rows: Callable[..., Path]
+) -> None:
+    phase = TINY_RECIPE["phases"][0] | {"preference": 0.2}
+    recipe = write_rows("none.yaml", [TINY_RECIPE | {"phases": [phase], "probe": None}])
+    done = stentor("train", recipe, "--out", "run")
+    assert done.code == 2 and "no row of its mix has a rejected reply" in done.err
