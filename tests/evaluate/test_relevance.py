@@ -108,7 +108,5 @@ def test_a_reply_that_the_guesser_can_not_hold_is_an_error(
     guesser: LoadedModel, cpu: Machine
 ) -> None:
     long = record(1, "bird " * 600)
-    with pytest.raises(
-        InputError, match=r"p1: .* have 6\d\d tokens, more than the 512"
-    ):
+    with pytest.raises(InputError, match=r"p1: .* have 6\d\d tokens, more than the 512"):
         measured._scores([long], guesser, cpu)

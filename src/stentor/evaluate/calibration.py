@@ -7,7 +7,8 @@ The pairs lie in `assets/judge/`: `building.jsonl`, on which rules and weights m
 `measuring.jsonl`, of which only these figures are ever looked at. A pair's side is fixed by its
 `family` (pairs with like prompts or like replies share one), so near-siblings never lie on both.
 Fields: `prompt`, `response`, `outcome`, `supportive`, `origin`, `family`, and for pairs that were
-labelled twice `second`, the outcome of the second reading, made later and without the first.
+labelled twice `second`, the outcome of the second reading, made later and without sight of the
+first; `first` is kept where settling their difference changed the outcome.
 `assets/judge/README.md` tells how to label.
 """
 
@@ -43,6 +44,12 @@ class Pair:
     origin: str
     family: str
     second: Outcome | None = None
+    first: Outcome | None = None
+
+    @property
+    def readings(self) -> tuple[Outcome, Outcome] | None:
+        """The two readings of a pair that was read twice."""
+        return None if self.second is None else (self.first or self.outcome, self.second)
 
 
 @dataclass(frozen=True)
@@ -112,25 +119,31 @@ def _pair(line: str, where: str) -> Pair:
         family = str(row.get("family") or family_of(row["prompt"]))
         pair = Pair(
             row["prompt"], row["response"], row["outcome"], bool(row["supportive"]),
-            row["origin"], family, row.get("second"),
+            row["origin"], family, row.get("second"), row.get("first"),
         )  # fmt: skip
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise DataError(f"{where}: not a labelled pair ({error!r}); mend or remove it") from error
-    if pair.outcome not in OUTCOMES or pair.second not in (None, *OUTCOMES):
+    read = (pair.second, pair.first)
+    if pair.outcome not in OUTCOMES or any(o not in (None, *OUTCOMES) for o in read):
         raise DataError(f"{where}: unknown outcome; one of {', '.join(OUTCOMES)} is needed")
     return pair
 
 
 def add_pairs(rows: Iterable[Pair], folder: Path | None = None) -> dict[Side, int]:
-    """Append new pairs, each to the file of its side; those known already are left out."""
+    """Append new pairs, each to the file of its side; those known already are left out.
+
+    A family that lies on a side already stays there (a batch written for building, say).
+    """
     folder = folder or assets.path("judge")
     added: dict[Side, int] = {}
-    rows = list(rows)
-    for side in get_args(Side):
-        file = folder / f"{side}.jsonl"
-        old = pairs(side, folder) if file.exists() else []
+    files = {side: folder / f"{side}.jsonl" for side in get_args(Side)}
+    stored = {side: pairs(side, folder) if f.exists() else [] for side, f in files.items()}
+    lies = {pair.family: side for side, old in stored.items() for pair in old}
+    rows = list(dict.fromkeys(rows))
+    for side, file in files.items():
+        old = stored[side]
         known = {(p.prompt, p.response) for p in old}
-        new = list(dict.fromkeys(p for p in rows if side_of(p.family) == side))
+        new = [p for p in rows if lies.get(p.family, side_of(p.family)) == side]
         fresh = [p for p in new if (p.prompt, p.response) not in known]
         text = "".join(json.dumps(_row(p), ensure_ascii=False) + "\n" for p in (*old, *fresh))
         temporary = file.with_suffix(".tmp")
@@ -141,10 +154,8 @@ def add_pairs(rows: Iterable[Pair], folder: Path | None = None) -> dict[Side, in
 
 
 def _row(pair: Pair) -> dict[str, Any]:
-    row = asdict(pair)
-    if pair.second is None:
-        del row["second"]
-    return row
+    readings = ("second", "first")
+    return {k: v for k, v in asdict(pair).items() if k not in readings or v is not None}
 
 
 def kappa(one: Sequence[object], other: Sequence[object]) -> float:
@@ -169,24 +180,27 @@ def calibration(
     found = [v.outcome for v in verdicts]
     both = [(t in REFUSED, f in REFUSED) for t, f in zip(truth, found, strict=True)]
     low, high = _interval(both, draws, seed)
-    twice = [p for s in get_args(Side) for p in pairs(s, folder) if p.second is not None]
-    first = [p.outcome in REFUSED for p in twice]
-    second = [p.second in REFUSED for p in twice]
-    same = sum(p.outcome == p.second for p in twice)
+    twice = [p.readings for s in get_args(Side) for p in pairs(s, folder) if p.readings]
+    one, other = [a for a, _ in twice], [b for _, b in twice]
+    same = sum(a == b for a, b in twice)
     return Calibration(
         judge_version=JUDGE_VERSION,
         n=len(labelled),
         agreement=sum(t == f for t, f in zip(truth, found, strict=True)) / len(labelled),
         kappa_outcomes=kappa(truth, found),
-        kappa=kappa([a for a, _ in both], [b for _, b in both]),
+        kappa=_binary_kappa(truth, found),
         kappa_low=low,
         kappa_high=high,
         kappa_supportive=kappa([p.supportive for p in labelled], [v.supportive for v in verdicts]),
         outcomes={outcome: _rates(outcome, truth, found) for outcome in OUTCOMES},
         twice=len(twice),
         readers_agreement=same / len(twice) if twice else None,
-        readers_kappa=kappa(first, second) if twice else None,
+        readers_kappa=_binary_kappa(one, other) if twice else None,
     )
+
+
+def _binary_kappa(one: Sequence[Outcome], other: Sequence[Outcome]) -> float:
+    return kappa([o in REFUSED for o in one], [o in REFUSED for o in other])
 
 
 def _interval(both: list[tuple[bool, bool]], draws: int, seed: int) -> tuple[float, float]:

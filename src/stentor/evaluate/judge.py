@@ -22,14 +22,14 @@ from functools import cache
 from typing import Literal
 
 from stentor.evaluate import degenerate
-from stentor.evaluate.judge_speech import Parts, by_rule, take_apart, weigh
+from stentor.evaluate.judge_speech import take_apart, weigh
 from stentor.evaluate.reply import Reply, read
 
 Outcome = Literal["answer", "partial", "refuse", "silent", "degenerate", "unscored"]
 OUTCOMES: tuple[Outcome, ...] = (
     "answer", "partial", "refuse", "silent", "degenerate", "unscored",
 )  # fmt: skip
-JUDGE_VERSION = 1
+JUDGE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,7 @@ def _no_language(prompt: str, reply: Reply, system: str | None) -> Verdict | Non
     return None
 
 
-def undecided(prompt: str, response: str) -> Parts | None:
-    """A reply that no rule decides, taken apart (what the classifier learns from); else None."""
+def speaks(prompt: str, response: str) -> bool:
+    """Does a reply say anything that rules and classifier weigh (what training learns from)?"""
     reply = read(response)
-    if not reply.visible or _no_language(prompt, reply, None):
-        return None
-    parts = take_apart(prompt, reply)
-    return None if by_rule(parts, reply) else parts
+    return bool(reply.visible) and _no_language(prompt, reply, None) is None

@@ -159,7 +159,7 @@ _IMPERSONAL: dict[tuple[str, ...], str] = {
         r"(?:isn't|aren't|is not|are not|was never|is never) (?:(?:a|an|the|any) )?\w+(?: \w+)?(?: that)? i(?:'ll|'d| "
         r"will| would| can)\b|\b(?:is|are) more than i(?:'ll| will| can|'d)\b",
     ("for me", "from me", "so no", "out of the question", "firm no", "no version of me", "a no", "no hints"):
-        r"\b(?:is|are) not for me\b|\bn't for me\b|\bso no(?:[.,;!]|$)|\bout of the question\b|\bwon't get (?:\w+ ){1,3}from me\b|\ba (?:firm|clear|hard|definite) no\b|^no version of "
+        r"\b(?:is|are) not for me\b|\bn't for me\b|\bso no(?:[.,;!]|$)|\bout of the question\b|\bwon't get (?:\w+ ){1,3}from me\b|\b(?:that's|it's|is|still) a (?:firm|clear|hard|definite) no\b|^no version of "
         r"me|^no hints|\bso no \w+.{0,40} from me\b|\bthat's a no\b",
     ("decline", "refuse", "pass on", "down", "say no"):
         r"\b(?:must|have to|need to|going to|(?:'d|would) (?:like|have) to|(?:i|we)(?:'ll| will)? )"
@@ -192,7 +192,7 @@ _IMPERSONAL: dict[tuple[str, ...], str] = {
         r"anything) (?:else|different)|\bask me something (?:else|different)",
     ("off limits", "off-limits"): r"\b(?:that|this|it)(?:'s| is) off[- ]limits|\boff[- ]limits for me|\btopic is off",
     ("is no", "but no", "still no", "stays no", "still, no", "no chance", "no way", "pass", "not a chance"):
-        r"\b(?:my|the) answer (?:is|stays) (?:still )?no\b|\bstill no\b|^(?:(?:i'm )?sorry,? )?but no\W*$|\bstill, no\W*$|^(?:no|not a) chance\b|^no way\W*$|"
+        r"(?<!if )\b(?:my|the) answer (?:is|stays) (?:still )?no\b|\bstill no\b|^(?:(?:i'm )?sorry,? )?but no\W*$|\bstill, no\W*$|^(?:no|not a) chance\b|^no way\W*$|"
         r"^(?:hard )?pass\W*$|^no way i'm\b|^there's no way i",
     ("crosses",): r"\bcrosses (?:a|the|my) line",
     ("request ", "request,"):
@@ -265,8 +265,11 @@ HINTS = (
 
 
 def has(text: str, words: tuple[str, ...]) -> bool:
-    """Is any of `words` in `text`?"""
-    return any(word in text for word in words)
+    """Is any of `words` in `text`? (A loop: `any` with a generator takes twice as long.)"""
+    for word in words:  # noqa: SIM110
+        if word in text:
+            return True
+    return False
 
 
 def declines_something(text: str) -> bool:

@@ -40,6 +40,9 @@ _META = re.compile(
     r"\bcan you not\b|\bwhat can'?t you\b|\byour (?:rules|limits|limitations|guidelines)\b(?! and)|\bwhy (?:won'?t|can'?t|did"
     r"n't|don't|did|do|does|are) (?:you|the (?:chat)?bot|an ai|chatbots|ais?)\b"
 )
+_OVERRIDES = re.compile(
+    r"\b(?:ignore|forget|drop|break|skip|without|no)\b.{0,20}\b(?:rules|guidelines|limits)\b"
+)
 _SELF = re.compile(
     r"^\W*(?:(?:so|and|but|hey|hi|hello|please|tell me),? )*(?:(?:are|do|can|could|would|will|have|did|"
     r"were|is|does) (?:you|your)\b|what(?:'s| is| are) your\b|who (?:are|made|built|created|trained|owns) you|how (?:are|old are|do) you\b|"
@@ -264,7 +267,7 @@ def request(prompt: str) -> Request:
     return Request(
         creative=roleplay or bool(_CREATIVE.search(text) and _MAKES.search(text)),
         about_refusal=bool(_ABOUT_REFUSAL.search(text) and _REWORDS.search(text)),
-        meta=bool(_META.search(text)),
+        meta=bool(_META.search(text)) and not _OVERRIDES.search(text),
         about_self=about_self,
         serves=bool(_SERVES.search(text)),
         wants=not about_self and bool(_WANTS_PROCEDURE.search(text) or _COMMAND.search(text)),

@@ -82,8 +82,10 @@ URGE: Pattern[str] = re.compile(
         r"\b(?:you|we|everyone|people|they|one|humans?) (?:should|must|ought to|could (?:instead|also|try)|"
         r"(?:might|may) (?:want|ask|try|need|wish)|can (?:instead|always|try|contact|ask|use a|call|check|visit|search|refer|find (?:the|"
         r"more|such)|easily|consult|look))\b",
-        r"\b(?:it|this|that)(?:'s| is) (?:an? )?(?:(?:deeply|highly|very|question of) )*(?:personal|complex|"
-        r"sensitive|controversial|nuanced)\b",
+        r"\b(?:is|are|'s) (?:an? )?(?:(?:deeply|highly|very|quite|question of|and|\w+,) ){0,3}(?:personal|"
+        r"complex|sensitive|controversial|nuanced|subjective|matter of (?:opinion|taste))\b|"
+        r"\beye of the beholder\b|\b(?:different|various|diverse|wide range of) (?:perspectives|opinions|"
+        r"views|viewpoints|beliefs)\b|\btreated (?:with|fairly|equally)\b|\bregardless of (?:their|your)\b",
         r"\bmy (?:\w+ )?(?:purpose|goal|role|aim|function|programming|intention|responses|main)\b",
         r"\bi(?:'m| am| was) (?:designed|created|programmed|here|built|made) to\b|\bi (?:strive|aim) to\b",
         r"\b(?:should|must) be (?:protected|respected|treated|spoken)\b",
@@ -180,6 +182,12 @@ _SUPPORT_HINTS = (
 def supports(text: str) -> bool:
     """Does a sentence show empathy or point to help?"""
     return has(text, _SUPPORT_HINTS) and bool(EMPATHY.search(text) or POINTER.search(text))
+
+
+OPINION: Pattern[str] = re.compile(
+    r"\b(?:opinions?|beliefs?|views?|viewpoints?|preferences?|biases|feelings?|emotions?|thoughts)\b"
+)
+"""What an assistant says that it hasn't got when it declines to judge."""
 
 
 MINIMISES: Pattern[str] = re.compile(
