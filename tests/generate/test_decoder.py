@@ -88,16 +88,20 @@ def test_several_tokens_may_be_appended_to_a_cache_at_once(tiny_model: LlamaForC
     close(logits, stock(tiny_model, whole))
 
 
-def test_picked_rows_go_on_and_leave_the_cache_as_it_was(tiny_model: LlamaForCausalLM) -> None:
+@pytest.mark.parametrize("alive", [[1, 3], [0, 1], [3], [0, 2, 3], [0, 1, 2, 3]])
+def test_rows_that_are_kept_go_on_and_the_last_ones_fill_the_gaps(
+    tiny_model: LlamaForCausalLM, alive: list[int]
+) -> None:
     rows, decoder = rows_of(), Decoder(tiny_model)
     _, cache = fill(decoder, rows)
-    picked = cache.pick(torch.tensor([3, 1]))
-    new = rows_of((1, 1), seed=5)
-    logits = decoder.forward(*padded(new), picked)
-    whole = [torch.cat([rows[3], new[0]]), torch.cat([rows[1], new[1]])]
+    order = cache.keep(alive)
+    assert sorted(order) == alive
+    assert all(row == place for place, row in enumerate(order) if row < len(alive))
+    new = rows_of((1,) * len(alive), seed=5)
+    logits = decoder.forward(*padded(new), cache)
+    whole = [torch.cat([rows[row], more]) for row, more in zip(order, new, strict=True)]
     close(logits, stock(tiny_model, whole))
-    assert cache.lengths.tolist() == list(LENGTHS)
-    assert picked.lengths.tolist() == [18, 41]
+    assert cache.lengths.tolist() == [LENGTHS[row] + 1 for row in order]
 
 
 def test_rows_that_start_from_a_prefix_see_it(tiny_model: LlamaForCausalLM) -> None:

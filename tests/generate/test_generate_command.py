@@ -13,7 +13,8 @@ import pytest
 from stentor.chat import check_messages
 from stentor.errors import DataError
 from stentor.generate import Decoding, Engine
-from stentor.generate.command import chat, lines, one
+from stentor.generate.command import lines, one
+from stentor.generate.terminal import chat
 from stentor.model.load import LoadedModel
 
 GREEDY = Decoding.greedy(20)
@@ -26,13 +27,6 @@ def engine(scripted: Callable[..., LoadedModel]) -> Engine:
 
 def printed(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-
-
-class Typed(io.StringIO):
-    """Standard input of somebody at a terminal."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 # --- one prompt -------------------------------------------------------------------------------
@@ -224,13 +218,13 @@ def talk(
 
     def talk(engine: Engine, *said: str, system: str | None = None) -> tuple[list[Any], str, str]:
         sent = []
-        stream = engine.stream
+        request = engine.request
 
         def heard(messages: Any, *args: Any, **named: Any) -> Any:
             sent.append([dict(m) for m in messages])
-            return stream(messages, *args, **named)
+            return request(messages, *args, **named)
 
-        monkeypatch.setattr(engine, "stream", heard)
+        monkeypatch.setattr(engine, "request", heard)
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{text}\n" for text in said)))
         chat(engine, GREEDY, system)
         return sent, *capsys.readouterr()
@@ -249,14 +243,6 @@ def test_a_piped_conversation_remembers_what_was_said(engine: Engine, talk: Any)
         {"role": "assistant", "content": "Rain falls today"},
         {"role": "user", "content": "Well, quiet for a moment, please."},
     ]
-
-
-def test_an_empty_line_ends_a_typed_conversation(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.stdin", Typed("Hi\n\nNever said\n"))
-    chat(engine, GREEDY, None)
-    assert capsys.readouterr().out == "you: stentor: It is.\nyou: "
 
 
 def test_a_conversation_goes_on_after_a_silent_reply(engine: Engine, talk: Any) -> None:

@@ -1,4 +1,4 @@
-"""What `stentor generate` and `stentor chat` do."""
+"""What `stentor generate` does."""
 
 from __future__ import annotations
 
@@ -85,56 +85,3 @@ def _messages(fields: dict[str, Any]) -> list[Message]:
     if not isinstance(prompt, str):
         raise DataError("there is neither prompt nor messages")
     return [{"role": "user", "content": prompt}]
-
-
-def chat(engine: Engine, decoding: Decoding, system: str | None) -> None:
-    """A plain conversation; the oldest turns are dropped whole when the window is full."""
-    messages: list[Message] = []
-    interactive = sys.stdin.isatty()
-    turn = 0
-    while True:
-        try:
-            text = input("you: " if interactive else "").strip()
-        except EOFError:
-            break
-        if not text:
-            if interactive:
-                break
-            continue
-        messages.append({"role": "user", "content": text})
-        if not _make_room(engine, messages, decoding, system):
-            continue
-        print("stentor: ", end="", flush=True)
-        reply = ""
-        for piece in engine.stream(
-            messages, decoding.changed(seed=decoding.seed + turn), system=system
-        ):
-            print(piece, end="", flush=True)
-            reply += piece
-        print("" if reply.strip() else NO_OUTPUT)
-        messages.append({"role": "assistant", "content": reply})
-        turn += 1
-
-
-def _make_room(
-    engine: Engine, messages: list[Message], decoding: Decoding, system: str | None
-) -> bool:
-    """Drop the oldest turns until a reply fits; False, and the last message taken back, when it
-    is too long by itself."""
-    size = engine.count(messages[-1:], system)
-    if size >= engine.window:
-        print(
-            f"[the message is too long: {size} tokens with the system prompt, "
-            f"and the window holds {engine.window}; it was not sent]",
-            file=sys.stderr,
-        )
-        messages.pop()
-        return False
-    wanted = min(decoding.max_new_tokens, engine.window // 4)
-    dropped = 0
-    while len(messages) > 1 and engine.count(messages, system) + wanted > engine.window:
-        del messages[:2]
-        dropped += 1
-    if dropped:
-        print(f"[the window is full: {dropped} of the oldest turns forgotten]", file=sys.stderr)
-    return True

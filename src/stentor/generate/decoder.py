@@ -25,7 +25,7 @@ def _joined(*projections: nn.Linear) -> tuple[Tensor, Tensor | None]:
 
 
 class Decoder:
-    """The weights of a model joined for decoding, and the cache of one batch."""
+    """The weights of a model joined for decoding."""
 
     def __init__(self, model: Any) -> None:
         core = bare(model)
@@ -84,13 +84,14 @@ class Decoder:
         eps = self.config.rms_norm_eps
         shape = (x.shape[-1],)
         kv = self.kv_heads * self.size
+        all_keys, all_values = cache.keys, cache.values
         for number, (norm1, qkv, out, norm2, gate_up, down) in enumerate(self._layers):
             h = functional.rms_norm(x, shape, norm1, eps)
             q, k, v = functional.linear(h, *qkv).split([self.heads * self.size, kv, kv], dim=-1)
             q = self._rotate(q.unflatten(-1, (-1, self.size)).transpose(1, 2), cos, sin)
             k = self._rotate(k.unflatten(-1, (-1, self.size)).transpose(1, 2), cos, sin)
             v = v.unflatten(-1, (-1, self.size))
-            keys, values = cache.keys[number], cache.values[number]
+            keys, values = all_keys[number], all_values[number]
             # padded places are overwritten by the row's next token before anything sees them
             keys[row, :, places] = k.transpose(1, 2)
             values[row, :, places] = v
@@ -105,7 +106,7 @@ class Decoder:
             h = functional.rms_norm(x, shape, norm2, eps)
             gate, up = functional.linear(h, *gate_up).chunk(2, dim=-1)
             x = x + functional.linear(functional.silu(gate) * up, *down)
-        cache.lengths += counts
+        cache.lengths.add_(counts)
         last = x[torch.arange(rows, device=self.device), counts - 1]
         return functional.linear(functional.rms_norm(last, shape, self._norm, eps), self._head)
 
@@ -116,18 +117,75 @@ class Decoder:
 
 
 class Cache:
-    """Keys and values (layers, B, heads, room, size) and the length of each row."""
+    """Keys and values (layers, B, heads, room, size) and the length of each row.
+
+    The storage may hold more rows and more room than are in use; rows come with `add` and go
+    with `keep`.
+    """
 
     def __init__(self, keys: Tensor, values: Tensor, lengths: Tensor) -> None:
-        self.keys, self.values, self.lengths = keys, values, lengths
+        self._keys, self._values, self._lengths = keys, values, lengths
+        self.rows = len(lengths)
+
+    @property
+    def keys(self) -> Tensor:
+        return self._keys[:, : self.rows]
+
+    @property
+    def values(self) -> Tensor:
+        return self._values[:, : self.rows]
+
+    @property
+    def lengths(self) -> Tensor:
+        return self._lengths[: self.rows]
 
     @property
     def room(self) -> int:
-        return self.keys.shape[3]
+        return self._keys.shape[3]
 
-    def pick(self, rows: Tensor) -> Cache:
-        """A cache of only these rows."""
-        return Cache(self.keys[:, rows], self.values[:, rows], self.lengths[rows].clone())
+    def add(self, count: int, room: int) -> Cache:
+        """`count` more rows of at most `room` tokens, empty, after the others.
+
+        Returns them as a cache of their own over the same storage, to be filled before the next
+        `add` or `keep`.
+        """
+        first, self.rows = self.rows, self.rows + count
+        have, had = self._keys.shape[1], self.room
+        if self.rows > have or room > had:
+            # where rows come and go, storage grows in leaps, and seldom
+            rows = self.rows if first == 0 else max(self.rows, have if room > had else 2 * have)
+            self._keys = self._moved(self._keys, first, max(rows, have), max(room, had))
+            self._values = self._moved(self._values, first, max(rows, have), max(room, had))
+            lengths = self._lengths.new_zeros(max(rows, have))
+            lengths[:first] = self._lengths[:first]
+            self._lengths = lengths
+        part = slice(first, self.rows)
+        self._lengths[part] = 0
+        return Cache(self._keys[:, part], self._values[:, part], self._lengths[part])
+
+    @staticmethod
+    def _moved(old: Tensor, used: int, rows: int, room: int) -> Tensor:
+        # zeros and not empty: a masked place counts nothing, unless it is not a number
+        new = old.new_zeros((old.shape[0], rows, old.shape[2], room, old.shape[4]))
+        new[:, :used, :, : old.shape[3]] = old[:, :used]
+        return new
+
+    def keep(self, alive: list[int]) -> list[int]:
+        """Keep only these rows, in place; returns which of the old rows stands where now.
+
+        The last rows move into the gaps, so dropping a row copies one row at most.
+        """
+        count = len(alive)
+        kept = set(alive)
+        gaps = [place for place in range(count) if place not in kept]
+        order = list(range(count))
+        for gap, moved in zip(gaps, sorted(row for row in alive if row >= count), strict=True):
+            order[gap] = moved
+            for part in (self._keys, self._values):
+                part[:, gap] = part[:, moved]
+            self._lengths[gap] = self._lengths[moved]
+        self.rows = count
+        return order
 
     def start_from(self, prefix: Cache) -> None:
         """Begin every row with the one row of `prefix`."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from stentor.chat import Message
+from stentor.chat import Message, SegmentTemplate
 from stentor.data.encode import with_system
 from stentor.errors import InputError
-from stentor.generate.decoder import Cache, Decoder
-from stentor.generate.sampling import Decoding, choose, from_generation
+from stentor.generate.decoder import Decoder
+from stentor.generate.running import Drawn, Prefixes, Request, Running
+from stentor.generate.sampling import Decoding, from_generation
+from stentor.generate.text import Spelling
 from stentor.model.load import LoadedModel
 
 __all__ = ["Decoding", "Engine", "Reply"]
@@ -38,14 +38,16 @@ class Engine:
         self._loaded = loaded
         self._decoder = Decoder(loaded.model)
         self._batch = batch
-        self._prefix: tuple[tuple[int, ...], Cache] | None = None
+        self._prefixes = Prefixes(self._decoder)
         self.window = self._decoder.window
         self.defaults = from_generation(loaded.generation)
         self.system: str | None = loaded.generation.get("system")
 
     def _ids(self, messages: Sequence[Message], system: str | None) -> list[int]:
-        chosen = self.system if system is None else system
-        return self._loaded.template.prompt(with_system(messages, chosen))
+        return self._loaded.template.prompt(with_system(messages, self._system(system)))
+
+    def _system(self, system: str | None) -> str | None:
+        return self.system if system is None else system
 
     def count(self, messages: Sequence[Message], system: str | None = None) -> int:
         """How many tokens a request has before its reply."""
@@ -79,15 +81,17 @@ class Engine:
         for start in range(0, len(order), self._batch):
             chosen = order[start : start + self._batch]
             rows = [prompts[i] for i in chosen]
-            streams: list[list[int]] = [[] for _ in rows]
-            reasons = ["length"] * len(rows)
-            for row, token in self._tokens(rows, decoding, [seeds[i] for i in chosen]):
-                streams[row].append(token)
-                if token in self._loaded.template.stop_ids:
-                    reasons[row] = "stop"
-            for row, i in enumerate(chosen):
-                text = self._loaded.template.text(streams[row])
-                replies[i] = Reply(text, tuple(streams[row]), reasons[row], len(rows[row]))
+            requests = [Request(rows[n], decoding, seeds[i]) for n, i in enumerate(chosen)]
+            streams: dict[Request, list[int]] = {request: [] for request in requests}
+            reasons: dict[Request, str] = {}
+            for drawn in self.tokens(requests):
+                streams[drawn.request].append(drawn.token)
+                if drawn.end:
+                    reasons[drawn.request] = drawn.end
+            for request, i in zip(requests, chosen, strict=True):
+                ids = tuple(streams[request])
+                text = self._loaded.template.text(ids)
+                replies[i] = Reply(text, ids, reasons[request], len(request.ids))
             done(len(replies))
         return [replies[i] for i in range(len(prompts))]
 
@@ -95,83 +99,49 @@ class Engine:
         self, messages: Sequence[Message], decoding: Decoding, *, system: str | None = None
     ) -> Iterator[str]:
         """The text of one reply, piece by piece as it is drawn."""
-        ids: list[int] = []
-        shown = ""
-        prompt = self.prompt_ids(messages, system)
-        for _, token in self._tokens([prompt], decoding, [decoding.seed]):
-            ids.append(token)
-            text = self._loaded.template.text(ids)
-            # the middle of a character made of several bytes, or what may yet become one
-            if text.endswith("\ufffd") or self._is_byte(token):
-                continue
-            yield text[len(shown) :]
-            shown = text
-        rest = self._loaded.template.text(ids)
-        if rest != shown:
-            yield rest[len(shown) :]
+        spelling = self.spelling()
+        for drawn in self.tokens([self.request(messages, decoding, system=system)]):
+            if piece := spelling.add(drawn.token):
+                yield piece
+        if rest := spelling.end():
+            yield rest
 
-    def _is_byte(self, token: int) -> bool:
-        """Whether a piece spells one byte: what a run of them spells shows only at its end."""
-        piece = self._loaded.tokenizer.convert_ids_to_tokens(token)
-        return piece.startswith("<0x") and len(piece) == 6
+    def request(
+        self,
+        messages: Sequence[Message],
+        decoding: Decoding,
+        *,
+        system: str | None = None,
+        likeliest: int | None = None,
+    ) -> Request:
+        """What a running batch decodes for a conversation."""
+        ids = self.prompt_ids(messages, system)
+        return Request(ids, decoding, decoding.seed, self._lead(messages, system), likeliest)
 
-    def _tokens(
-        self, prompts: Sequence[Sequence[int]], decoding: Decoding, seeds: Sequence[int]
-    ) -> Iterator[tuple[int, int]]:
-        """(row, token) as they are drawn, the stop token included."""
-        device = self._decoder.device
-        longest = max(map(len, prompts))
-        room = min(self.window, longest + decoding.max_new_tokens)
-        shared = self._shared(prompts)
-        cache = self._decoder.new_cache(len(prompts), room)
-        if shared:
-            cache.start_from(self._prefix_cache(tuple(prompts[0][:shared])))
-        width = longest - shared
-        ids = torch.zeros(len(prompts), width, dtype=torch.long, device=device)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt) - shared] = torch.tensor(prompt[shared:])
-        counts = torch.tensor([len(p) - shared for p in prompts], device=device)
-        logits = self._decoder.forward(ids, counts, cache)
-        seen = torch.zeros_like(logits, dtype=torch.bool)
-        for row, prompt in enumerate(prompts):
-            seen[row, torch.tensor(prompt, device=device)] = True
-        generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-        rows = list(range(len(prompts)))
-        left = [min(decoding.max_new_tokens, self.window - len(p)) for p in prompts]
-        while True:
-            tokens = choose(logits, seen, decoding, generators)
-            alive = []
-            for place, token in enumerate(tokens.tolist()):
-                yield rows[place], token
-                left[place] -= 1
-                if token not in self._loaded.template.stop_ids and left[place] > 0:
-                    alive.append(place)
-            if not alive:
-                return
-            if len(alive) < len(rows):
-                kept = torch.tensor(alive, device=device)
-                cache, seen, tokens = cache.pick(kept), seen[kept], tokens[kept]
-                rows, left = [rows[i] for i in alive], [left[i] for i in alive]
-                generators = [generators[i] for i in alive]
-            seen.scatter_(1, tokens[:, None], True)
-            ones = torch.ones(len(rows), dtype=torch.long, device=device)
-            logits = self._decoder.forward(tokens[:, None], ones, cache)
+    def text_ids(self, text: str) -> list[int]:
+        """The ids of a plain text to be continued; control pieces in it are text."""
+        tokenizer = self._loaded.tokenizer
+        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        begin = tokenizer.bos_token_id
+        return [*([] if begin is None else [begin]), *ids["input_ids"]]
 
-    @staticmethod
-    def _shared(prompts: Sequence[Sequence[int]]) -> int:
-        """How many first tokens all prompts share, one of each left over; 0 when too few."""
-        first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
-        count = 0
-        limit = min(map(len, prompts)) - 1
-        while count < limit and first[count] == last[count]:
-            count += 1
-        return count if count >= 16 and len(prompts) > 1 else 0
+    def running(self) -> Running:
+        """An empty batch that requests join and leave while it runs."""
+        return Running(self._decoder, self._prefixes, self._loaded.template.stop_ids)
 
-    def _prefix_cache(self, prefix: tuple[int, ...]) -> Cache:
-        """Keys and values of a prefix, kept for the next request that begins the same way."""
-        if self._prefix is None or self._prefix[0] != prefix:
-            cache = self._decoder.new_cache(1, len(prefix))
-            count = torch.tensor([len(prefix)], device=self._decoder.device)
-            self._decoder.forward(torch.tensor([prefix], device=self._decoder.device), count, cache)
-            self._prefix = (prefix, cache)
-        return self._prefix[1]
+    def spelling(self, stops: Sequence[str] = ()) -> Spelling:
+        """What turns the tokens of one reply into text as they come."""
+        return Spelling(self._loaded, stops)
+
+    def tokens(self, requests: Sequence[Request]) -> Iterator[Drawn]:
+        """The tokens of requests as they are drawn, stop tokens included."""
+        running = self.running()
+        yield from running.join(requests)
+        while running:
+            yield from running.step()
+
+    def _lead(self, messages: Sequence[Message], system: str | None) -> int:
+        """How many first ids the system prompt makes, which the next request will share."""
+        if not isinstance(self._loaded.template, SegmentTemplate):
+            return 0
+        return self._loaded.template.encode(with_system(messages, self._system(system))).system

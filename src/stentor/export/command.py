@@ -1,0 +1,187 @@
+"""What `stentor export` does: write each copy, run it, compare it, deliver it or not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stentor import __version__
+from stentor.data.files import sha256, write_json, write_text
+from stentor.errors import InputError, MissingExtra, ParityError
+from stentor.export import parity, speed
+from stentor.export.format import Provenance, Target, parse
+from stentor.export.reference import Reference
+from stentor.export.table import Result, document, markdown
+from stentor.model.load import LoadedModel, bundled_names, load
+
+
+def export(
+    model: str,
+    wanted: Sequence[str],
+    out: Path | None,
+    *,
+    verify: bool = True,
+    max_rise: float | None = None,
+    as_json: bool = False,
+    command: str = "",
+) -> None:
+    """Write the copies to `out` (default `runs/export-NAME`) and print what came of them.
+
+    ParityError at the end when a copy broke its limits; the others are delivered.
+    """
+    targets, left_out = _possible(parse(wanted), "all" in wanted)
+    name = _name(model)
+    out = out or Path("runs") / f"export-{name}"
+    _check_room(out, targets)
+    loaded = load(model)
+    provenance = _provenance(loaded, model, name, command)
+    reference = Reference(loaded) if verify else None
+    results: list[Result] = []
+    for target in targets:
+        print(f"{target.name}: writing and checking …", file=sys.stderr)
+        results.append(_one(target, loaded, provenance, reference, out, max_rise))
+        print(f"{target.name}: {results[-1].verdict}", file=sys.stderr)
+        # after each, so that what an interrupted export has delivered has its figures beside it
+        told = document(provenance, results, left_out)
+        write_json(out / "export.json", told)
+        text = markdown(provenance, results, left_out)
+        write_text(out / "export.md", text)
+    print(json.dumps(told, ensure_ascii=False) if as_json else f"{text}\n{out}")
+    broken = [r for r in results if r.failures]
+    if broken:
+        lines = "".join(f"\n  {r.target.name}: {'; '.join(r.failures)}" for r in broken)
+        noun = "copy is" if len(broken) == 1 else "copies are"
+        raise ParityError(f"{len(broken)} {noun} not the same model, and not delivered{lines}")
+
+
+def _possible(targets: Sequence[Target], every: bool) -> tuple[list[Target], list[str]]:
+    """Targets whose packages are there; what is missing is refused, or told under `--to all`."""
+    possible, left_out = [], []
+    for target in targets:
+        try:
+            target.format.require(target.kind)
+        except MissingExtra as error:
+            if not every:
+                raise
+            left_out.append(f"{target.name}: {error}")
+        else:
+            possible.append(target)
+    if not possible:
+        raise InputError("export: nothing can be made\n  " + "\n  ".join(left_out))
+    return possible, left_out
+
+
+def _name(model: str) -> str:
+    """What the files are called: the model's or the run's name."""
+    path = Path(model)
+    name = path.resolve().parent.name if path.name == "model" else path.name
+    return re.sub(r"[^\w.-]+", "-", name.removesuffix(".gguf")).strip("-.") or "model"
+
+
+def _check_room(out: Path, targets: Sequence[Target]) -> None:
+    """InputError where a copy is there already; leftovers of killed exports are removed."""
+    there = [str(out / t.folder) for t in targets if (out / t.folder).exists()]
+    if there:
+        raise InputError(
+            f"{', '.join(there)}: there already; remove it, or give another folder with --out"
+        )
+    for left in out.glob(".*.tmp"):
+        owner = left.name.split(".")[-2]
+        if owner.isdecimal() and not _alive(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _one(
+    target: Target, loaded: LoadedModel, provenance: Provenance, reference: Reference | None,
+    out: Path, max_rise: float | None,
+) -> Result:  # fmt: skip
+    """One copy: written beside its place, checked there, and renamed when it may be delivered."""
+    start = time.perf_counter()
+    temporary = out / f".{target.folder}.{os.getpid()}.tmp"
+    temporary.mkdir(parents=True)
+    try:
+        writer = target.format.writer()
+        notes = tuple(writer.write(loaded, temporary, target.kind, provenance))
+        found: dict[str, Any] = {"unverified": "--no-verify was given"}
+        if reference is not None:
+            found = _checked(target, temporary, reference, max_rise)
+        files = {
+            f.relative_to(temporary).as_posix(): f.stat().st_size
+            for f in sorted(temporary.rglob("*")) if f.is_file()
+        }  # fmt: skip
+        if not found.get("failures"):
+            temporary.rename(out / target.folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Result(target, target.folder, files, notes, seconds=time.perf_counter() - start, **found)
+
+
+def _checked(
+    target: Target, folder: Path, reference: Reference, max_rise: float | None
+) -> dict[str, Any]:
+    try:
+        runtime = target.format.writer().open_runtime(folder, target.kind)
+    except MissingExtra as error:
+        return {"unverified": str(error)}
+    try:
+        found = parity.compare(runtime, reference)
+    finally:
+        runtime.close()
+    longest = max(range(len(reference.greedy)), key=lambda i: len(reference.greedy[i]))
+    return {
+        "parity": found,
+        "speed": speed.measure(target, folder, reference.prompts[longest]),
+        "failures": tuple(parity.failures(found, target.tier, max_rise)),
+        "warnings": tuple(parity.warnings(found, target.tier)),
+    }
+
+
+def _provenance(loaded: LoadedModel, model: str, name: str, command: str) -> Provenance:
+    folder = Path(loaded.origin)
+    weights = folder / "model.safetensors"
+    return Provenance(
+        name=name,
+        licence="Apache-2.0" if model in bundled_names() else _licence(folder),
+        source=model,
+        source_sha256=sha256(weights) if weights.is_file() else _tensor_hash(loaded.model),
+        command=command,
+        version=__version__,
+        system=loaded.generation.get("system"),
+    )
+
+
+def _licence(folder: Path) -> str:
+    """The licence that the model's own card names in its head."""
+    card = folder / "README.md"
+    if card.is_file():
+        found = re.search(r"\A---\n.*?^license:\s*(\S+)", card.read_text("utf-8"), re.M | re.S)
+        if found:
+            return found.group(1)
+    return "unknown"
+
+
+def _tensor_hash(model: Any) -> str:
+    """A hash of the weights in fp32, for models that come from no safetensors file."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

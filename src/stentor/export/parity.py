@@ -1,0 +1,229 @@
+"""THE parity check: is a copy, run by its own software, the same model?
+
+It compares with the reference: the ids of conversations, the distributions over the next token
+on held-out text (KL divergence of the copy from the reference, perplexity), greedy replies, and
+the judge's outcomes. What a copy must keep depends on how many bits it has, see `LIMITS`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from stentor.export.format import Runtime, Tier
+from stentor.export.reference import Conversation, Reference, log_softmax
+
+TIE = 0.02
+"""Logits of the reference so near each other that rounding may decide between them."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a copy must keep; None is no limit."""
+
+    kl: float | None
+    perplexity_rise: float | None
+    """In per cent of the reference's."""
+    greedy: bool
+    """Greedy replies are equal, or part first at a tie."""
+    warn_above: float | None = None
+    """A rise of perplexity (per cent) that is delivered with a warning."""
+
+
+LIMITS: dict[Tier, Limits] = {
+    "exact": Limits(1e-5, 0.5, True),
+    "8 bit": Limits(2e-3, 0.5, False),
+    "4 bit": Limits(None, 25.0, False, warn_above=4.0),
+}
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Where a greedy reply leaves the reference's."""
+
+    prompt: int
+    place: int
+    """Tokens in common before it."""
+    reference: int
+    copy: int
+    gap: float
+    """How much likelier the reference's token is to it than the copy's, in logits."""
+
+    @property
+    def tie(self) -> bool:
+        return self.gap <= TIE
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What the comparison found."""
+
+    runtime: str
+    conversations: int
+    different_ids: tuple[str, ...]
+    """Conversations whose ids differ, of those that spell no control piece."""
+    control: int
+    """Conversations that spell control pieces …"""
+    control_obeyed: tuple[str, ...]
+    """… and those in which the runtime takes the spelling for a control token."""
+    scored: int
+    """Tokens of held-out text that `kl` and the perplexities rest on."""
+    kl: float
+    kl_worst: float
+    perplexity: float
+    reference_perplexity: float
+    rise: float
+    """Of perplexity, in per cent …"""
+    rise_interval: tuple[float, float]
+    """… and its 95 % interval, the tokens paired."""
+    top_equal: float
+    """Share of scored tokens where both have the same likeliest token."""
+    prompts: int
+    greedy_equal: int
+    partings: tuple[Parting, ...]
+    probe: int
+    probe_changed: tuple[str, ...]
+    """`id: outcome → outcome` of the probe's prompts whose outcome changed."""
+
+    @property
+    def outright(self) -> tuple[Parting, ...]:
+        """Partings that no tie explains."""
+        return tuple(p for p in self.partings if not p.tie)
+
+    def figures(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"partings_outright": len(self.outright)}
+
+
+def compare(runtime: Runtime, reference: Reference) -> Parity:
+    """Run everything through a copy; nothing is judged yet."""
+    different, obeyed = _compare_ids(runtime, reference.conversations)
+    text = _compare_text(runtime, reference)
+    equal, partings = _compare_greedy(runtime, reference)
+    replies = runtime.greedy(reference.probe_prompts, reference.probe_tokens)
+    outcomes = reference.outcomes(replies)
+    changed = tuple(
+        f"{prompt.id}: {was} → {now}"
+        for prompt, was, now in zip(
+            reference.probe.prompts, reference.probe_outcomes, outcomes, strict=True
+        )
+        if was != now
+    )
+    control = sum(c.spells_control for c in reference.conversations)
+    return Parity(
+        runtime=runtime.name,
+        conversations=len(reference.conversations) - control,
+        different_ids=different,
+        control=control,
+        control_obeyed=obeyed,
+        **text,
+        prompts=len(reference.prompts),
+        greedy_equal=equal,
+        partings=partings,
+        probe=len(outcomes),
+        probe_changed=changed,
+    )
+
+
+def _compare_ids(
+    runtime: Runtime, conversations: Sequence[Conversation]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    apart = [c for c in conversations if tuple(runtime.ids(c.messages)) != c.ids]
+    return (
+        tuple(c.name for c in apart if not c.spells_control),
+        tuple(c.name for c in apart if c.spells_control),
+    )
+
+
+def _compare_text(runtime: Runtime, reference: Reference) -> dict[str, Any]:
+    """Distributions over the next token; sums over tokens, in double precision."""
+    kls, ours, theirs, tops = [], [], [], []
+    for passage in reference.passages:
+        inputs, places = passage.ids[:-1], list(passage.scored)
+        targets = np.array(passage.ids)[np.array(places) + 1]
+        p = reference.distribution(passage).astype(np.float64)
+        q = log_softmax(runtime.logits(inputs)[places])
+        kls.append((np.exp(p) * (p - q)).sum(axis=-1))
+        rows = np.arange(len(places))
+        ours.append(-p[rows, targets])
+        theirs.append(-q[rows, targets])
+        tops.append(p.argmax(axis=-1) == q.argmax(axis=-1))
+    kl, ours_, theirs_, top = (np.concatenate(x) for x in (kls, ours, theirs, tops))
+    change = theirs_ - ours_
+    spread = 1.96 * float(change.std(ddof=1)) / math.sqrt(len(change))
+    low, high = (100 * math.expm1(float(change.mean()) + s) for s in (-spread, spread))
+    return {
+        "scored": len(change),
+        "kl": float(kl.mean()),
+        "kl_worst": float(kl.max()),
+        "perplexity": math.exp(float(theirs_.mean())),
+        "reference_perplexity": math.exp(float(ours_.mean())),
+        "rise": 100 * math.expm1(float(change.mean())),
+        "rise_interval": (low, high),
+        "top_equal": float(top.mean()),
+    }
+
+
+def _compare_greedy(runtime: Runtime, reference: Reference) -> tuple[int, tuple[Parting, ...]]:
+    replies = runtime.greedy(reference.prompts, reference.tokens)
+    partings = []
+    for number, (ours, theirs) in enumerate(zip(reference.greedy, replies, strict=True)):
+        if tuple(theirs) == ours:
+            continue
+        place = next(
+            (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
+            min(len(ours), len(theirs)),
+        )
+        if place == len(ours) or place == len(theirs):  # one ended early without saying so
+            partings.append(Parting(number, place, -1, -1, math.inf))
+            continue
+        ids = [*reference.prompts[number], *ours[:place]]
+        last = reference.logits(ids)[-1]
+        gap = float(last[ours[place]] - last[theirs[place]])
+        partings.append(Parting(number, place, ours[place], theirs[place], gap))
+    return len(replies) - len(partings), tuple(partings)
+
+
+def failures(parity: Parity, tier: Tier, max_rise: float | None = None) -> list[str]:
+    """Every limit that a copy breaks, and where; `max_rise` (per cent) replaces the tier's."""
+    limits = LIMITS[tier]
+    allowed = limits.perplexity_rise if max_rise is None else max_rise
+    found = []
+    if parity.different_ids:
+        found.append(
+            f"{len(parity.different_ids)} of {parity.conversations} conversations get other "
+            f"token ids ({', '.join(parity.different_ids[:4])})"
+        )
+    if not math.isfinite(parity.kl):
+        found.append("some of its logits are not finite")
+    if limits.kl is not None and parity.kl > limits.kl:
+        found.append(f"KL divergence {parity.kl:.2g} is above {limits.kl:.0e}")
+    if allowed is not None and parity.rise > allowed:
+        found.append(f"perplexity rises by {parity.rise:.2f} %, more than {allowed:g} %")
+    if limits.greedy and parity.outright:
+        first = parity.outright[0]
+        found.append(
+            f"{len(parity.outright)} of {parity.prompts} greedy replies part where the "
+            f"reference is sure (prompt {first.prompt}, token {first.place + 1}: "
+            f"{first.gap:.3f} logits apart)"
+        )
+    return found
+
+
+def warnings(parity: Parity, tier: Tier) -> list[str]:
+    """What a person should know of a copy that is delivered."""
+    limit = LIMITS[tier].warn_above
+    found = []
+    if limit is not None and parity.rise > limit:
+        found.append(f"perplexity is {parity.rise:.1f} % higher than the original's")
+    if parity.control_obeyed:
+        found.append(
+            f"text that spells control pieces becomes control tokens in "
+            f"{len(parity.control_obeyed)} of {parity.control} conversations: encode the text "
+            "of users apart, with special tokens off"
+        )
+    return found

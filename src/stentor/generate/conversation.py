@@ -1,0 +1,117 @@
+"""A conversation that stays within the window: the oldest turns are dropped whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from stentor.chat import Message, check_messages
+from stentor.data.files import write_text
+from stentor.errors import DataError, InputError
+from stentor.generate import Decoding, Engine
+
+
+class Conversation:
+    """Messages, the system prompt and the decoding, as `stentor chat` keeps them."""
+
+    def __init__(self, engine: Engine, decoding: Decoding, system: str | None) -> None:
+        """`system`: None is the model's own prompt, "" none."""
+        self._engine = engine
+        self.decoding, self.system = decoding, system
+        self.messages: list[Message] = []
+        self.forgotten = 0
+        """How many turns were dropped to make room for the last message."""
+        self.ended = ""
+        """Why the last reply ended: `stop`, `length`, `window` or `interrupted`."""
+        self._turn = 0
+
+    def say(self, text: str) -> Generator[str, None, None]:
+        """The reply to a message, piece by piece; InputError when the message can't fit.
+
+        Closing it early keeps what was said until then.
+        """
+        self.messages.append({"role": "user", "content": text})
+        try:
+            check_messages(self.messages)
+            self._make_room()
+        except InputError:
+            self.messages.pop()
+            raise
+        return self._reply()
+
+    @property
+    def shown_system(self) -> str | None:
+        """The system prompt that holds."""
+        return self._engine.system if self.system is None else self.system
+
+    def reset(self) -> None:
+        self.messages.clear()
+
+    def _reply(self) -> Generator[str, None, None]:
+        size = self._engine.count(self.messages, self.system)
+        decoding = self.decoding.changed(seed=self.decoding.seed + self._turn)
+        self._turn += 1
+        self.ended, reply, tokens = "interrupted", "", 0
+        request = self._engine.request(self.messages, decoding, system=self.system)
+        spelling = self._engine.spelling()
+        try:
+            for drawn in self._engine.tokens([request]):
+                tokens += 1
+                piece = spelling.add(drawn.token) + (spelling.end() if drawn.end else "")
+                reply += piece
+                if drawn.end:
+                    full = size + tokens >= self._engine.window
+                    self.ended = "window" if drawn.end == "length" and full else drawn.end
+                if piece:
+                    yield piece
+        finally:
+            self.messages.append({"role": "assistant", "content": reply})
+
+    def _make_room(self) -> None:
+        """Drop the oldest turns until a reply fits."""
+        engine, system = self._engine, self.system
+        size = engine.count(self.messages[-1:], system)
+        if size >= engine.window:
+            raise InputError(
+                f"the message is too long: {size} tokens with the system prompt, "
+                f"and the window holds {engine.window}; it was not sent"
+            )
+        wanted = min(self.decoding.max_new_tokens, engine.window // 4)
+        self.forgotten = 0
+        while (
+            len(self.messages) > 1 and engine.count(self.messages, system) + wanted > engine.window
+        ):
+            del self.messages[:2]
+            self.forgotten += 1
+
+    def save(self, file: Path) -> None:
+        """Write it as JSON, in the form that training reads: `messages` with the system prompt."""
+        system = self.shown_system
+        first: list[Message] = [{"role": "system", "content": system}] if system else []
+        text = json.dumps({"messages": [*first, *self.messages]}, ensure_ascii=False, indent=1)
+        write_text(file, text + "\n")
+
+    def load(self, file: Path) -> None:
+        """Go on with a saved conversation; what is wrong with the file is a DataError."""
+        try:
+            found: Any = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DataError(f"{file}: there is no such file") from None
+        except OSError as error:
+            raise DataError(f"{file}: it can't be read: {error.strerror}") from None
+        except ValueError:
+            raise DataError(f"{file}: it is not a saved conversation (not JSON)") from None
+        messages = found.get("messages") if isinstance(found, dict) else None
+        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+            raise DataError(f"{file}: it is not a saved conversation (no messages)")
+        system = ""
+        if messages and messages[0].get("role") == "system":
+            system = str(messages[0].get("content"))
+            messages = messages[1:]
+        if messages:
+            check_messages(messages)
+            if messages[-1]["role"] == "user":
+                messages = messages[:-1]
+        self.messages, self.system = messages, system

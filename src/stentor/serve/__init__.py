@@ -1,0 +1,1 @@
+"""`stentor serve`: the OpenAI-compatible HTTP API over the one decoding engine, and the page."""

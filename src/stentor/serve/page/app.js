@@ -1,0 +1,202 @@
+// The page: a conversation with one model, or the same questions to two of them side by side.
+// Text of people and models is only ever set as text, never as markup.
+
+import * as backend from "./backend.js";
+import { fillForm, readForm, asRequest, store, recall } from "./settings.js";
+import { show, addTurn, finish, speak } from "./view.js";
+
+const $ = (id) => document.getElementById(id);
+const state = {
+  models: [], view: "chat",
+  // one conversation for each view; a turn is {user, replies: [{model, text, ...}]}
+  turns: { chat: [], compare: [] },
+  settings: null, running: null,
+};
+
+const turns = () => state.turns[state.view];
+const chosen = () => state.view === "chat" ? [$("model-a").value] : [$("model-a").value, $("model-b").value];
+const facts = (id) => state.models.find((model) => model.id === id);
+
+function notice(text, problem = false) {
+  $("notice").textContent = text;
+  $("notice").hidden = !text;
+  $("notice").classList.toggle("problem", problem);
+}
+
+async function begin() {
+  backend.useKey(sessionStorage.getItem("stentor.key") ?? "");
+  try {
+    state.models = await backend.models();
+  } catch (error) {
+    notice(error.status === 401 ? "The server asks for an API key: see Settings." : `No model can be reached: ${error.message}`, true);
+    return;
+  }
+  notice("");
+  for (const [place, select] of [$("model-a"), $("model-b")].entries()) {
+    select.replaceChildren(...state.models.map(({ id }) => new Option(id, id)));
+    select.selectedIndex = Math.min(place, state.models.length - 1);
+  }
+  state.settings = recall() ?? own();
+  look();
+}
+
+/** The settings that the first chosen model brings. */
+function own() {
+  const { system, defaults } = facts(chosen()[0]);
+  return { system: system ?? "", greedy: false, seed: "", ...defaults, max_tokens: defaults.max_new_tokens };
+}
+
+function look() {
+  document.body.classList.toggle("compare", state.view === "compare");
+  for (const name of ["chat", "compare"]) {
+    const on = name === state.view;
+    $(`tab-${name}`).setAttribute("aria-selected", on);
+    $(`tab-${name}`).tabIndex = on ? 0 : -1;
+  }
+  $("view").setAttribute("aria-labelledby", `tab-${state.view}`);
+  $("second").hidden = state.view !== "compare";
+  show($("log"), turns(), state.view);
+  if (state.view === "compare" && state.models.length === 1)
+    notice("One model is served. To compare, start: stentor serve MODEL OTHER");
+  else notice("");
+}
+
+function busy(on) {
+  $("send").hidden = on;
+  $("stop").hidden = !on;
+  for (const id of ["new", "model-a", "model-b", "tab-chat", "tab-compare"]) $(id).disabled = on;
+  if (!on) state.running = null;
+}
+
+async function send() {
+  const text = $("message").value.trim();
+  if (!text || state.running || !state.models.length) return;
+  $("message").value = "";
+  grow();
+  notice("");
+  const turn = { user: text, replies: chosen().map((model) => ({ model, text: "" })) };
+  turns().push(turn);
+  const elements = addTurn($("log"), turn, state.view);
+  state.running = new AbortController();
+  busy(true);
+  await Promise.all(turn.replies.map((reply, place) => answer(turn, place, elements[place])));
+  busy(false);
+  $("message").focus();
+}
+
+async function answer(turn, place, element) {
+  const reply = turn.replies[place];
+  let first = 0;
+  const started = performance.now();
+  try {
+    const result = await fitting(turn, place, (piece) => {
+      first ||= performance.now();
+      reply.text += piece;
+      element.write(reply.text);
+    });
+    Object.assign(reply, result);
+    const seconds = (performance.now() - (first || started)) / 1000;
+    // the first token marks the beginning, so it is not among those that the time was for
+    if (result.tokens > 1 && seconds > 0) reply.speed = (result.tokens - 1) / seconds;
+  } catch (error) {
+    if (error.name === "AbortError") reply.reason = "stopped by you";
+    else { reply.reason = "failed"; reply.problem = error.message; notice(error.message, true); }
+  }
+  finish(element, reply);
+  if (!reply.problem) {
+    speak($("spoken"), reply, turn.replies.length > 1);
+    reply.verdict = await backend.judge(turn.user, reply.text, state.settings.system);
+    finish(element, reply);
+  }
+}
+
+/** Asks with as many of the latest turns as the window holds, the oldest dropped whole. */
+async function fitting(turn, place, onText) {
+  const { model } = turn.replies[place];
+  const history = turns().filter((t) => t !== turn && usable(t.replies[place], model));
+  for (let from = 0; ; from++) {
+    const messages = [{ role: "system", content: state.settings.system }];
+    for (const old of history.slice(from))
+      messages.push({ role: "user", content: old.user }, { role: "assistant", content: old.replies[place].text });
+    messages.push({ role: "user", content: turn.user });
+    try {
+      const result = await backend.reply(model, messages, asRequest(state.settings), onText, state.running.signal);
+      if (from) notice(`The window of ${facts(model).window} tokens is full: the ${from === 1 ? "oldest turn was" : `oldest ${from} turns were`} left out.`);
+      $("room").textContent = `${result.promptTokens + result.tokens} of ${facts(model).window} tokens`;
+      return result;
+    } catch (error) {
+      if (error.status !== 400 || !/window/.test(error.message) || from >= history.length) throw error;
+    }
+  }
+}
+
+const usable = (reply, model) => reply && reply.model === model && !reply.problem;
+
+function save() {
+  const kept = { saved: new Date().toISOString(), view: state.view, settings: state.settings, turns: turns() };
+  const url = URL.createObjectURL(new Blob([JSON.stringify(kept, null, 2)], { type: "application/json" }));
+  const link = Object.assign(document.createElement("a"), { href: url, download: `stentor-${state.view}.json` });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+function restart() {
+  if (state.running) return;
+  state.turns[state.view] = [];
+  $("room").textContent = "";
+  look();
+  $("message").focus();
+}
+
+function change(view) {
+  if (state.running) return;
+  state.view = view;
+  look();
+}
+
+function grow() {
+  const box = $("message");
+  box.style.height = "auto";
+  box.style.height = `${box.scrollHeight + 2}px`;
+}
+
+function openSettings() {
+  fillForm(state.settings ?? {});
+  $("key").value = sessionStorage.getItem("stentor.key") ?? "";
+  $("settings").showModal();
+}
+
+$("form").addEventListener("submit", (event) => { event.preventDefault(); send(); });
+$("message").addEventListener("input", grow);
+$("message").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }
+});
+$("stop").addEventListener("click", () => state.running?.abort());
+$("new").addEventListener("click", restart);
+$("export").addEventListener("click", save);
+$("open-settings").addEventListener("click", openSettings);
+$("defaults").addEventListener("click", () => { if (state.models.length) fillForm(own()); });
+$("settings").addEventListener("close", async () => {
+  state.settings = store(readForm());
+  const key = $("key").value;
+  if (key !== (sessionStorage.getItem("stentor.key") ?? "")) {
+    sessionStorage.setItem("stentor.key", key);
+    await begin();
+  }
+});
+for (const name of ["chat", "compare"]) {
+  $(`tab-${name}`).addEventListener("click", () => change(name));
+  $(`tab-${name}`).addEventListener("keydown", (event) => {
+    if (!["ArrowLeft", "ArrowRight"].includes(event.key)) return;
+    const other = name === "chat" ? "compare" : "chat";
+    change(other);
+    $(`tab-${other}`).focus();
+  });
+}
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && state.running) state.running.abort();
+  if (!event.altKey || event.ctrlKey || event.metaKey) return;
+  const action = { KeyN: restart, KeyE: save, KeyS: openSettings }[event.code];
+  if (action) { event.preventDefault(); action(); }
+});
+begin();

@@ -1,0 +1,288 @@
+"""`stentor export`: targets, delivery, refusal, and that nothing is left half-written."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import Command, build_tiny_model
+from stentor.chat import SegmentTemplate
+from stentor.errors import InputError, MissingExtra, ParityError
+from stentor.export import command, format, parity, reference, speed
+from stentor.export.format import parse
+from stentor.export.parity import Parity, Parting, compare, failures, warnings
+from stentor.export.reference import Reference
+from stentor.model.load import LoadedModel
+from stentor.model.save import save_model
+
+
+@pytest.fixture
+def loaded(tokenizer: Any) -> LoadedModel:
+    return LoadedModel(build_tiny_model(), tokenizer, SegmentTemplate(tokenizer), "tiny", {})
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer and shorter replies, and no process of its own for the speed."""
+    monkeypatch.setattr(Reference.__init__, "__kwdefaults__",
+                        {"prompts": 4, "tokens": 4, "probe_tokens": 3})  # fmt: skip
+    figures = {"load_seconds": 0.1, "memory_bytes": 2e6, "tokens_per_second": 9.0}
+    monkeypatch.setattr(speed, "measure", lambda *_: figures)
+
+
+@pytest.fixture
+def model(tmp_path: Path, loaded: LoadedModel) -> Path:
+    import torch
+
+    save_model(loaded.model, loaded.tokenizer, tmp_path / "tiny", dtype=torch.float32)
+    return tmp_path / "tiny"
+
+
+class Echo:
+    """A runtime that is the reference, but for what a test changes."""
+
+    name = "echo"
+
+    def __init__(self, of: Reference) -> None:
+        self.of = of
+
+    def ids(self, messages: Any) -> list[int]:
+        return list(self.of.loaded.template.encode(messages).ids)
+
+    def logits(self, ids: Any) -> Any:
+        return self.of.logits(ids)
+
+    def greedy(self, prompts: Any, count: int) -> list[list[int]]:
+        if tuple(prompts) == self.of.prompts:
+            return [list(reply) for reply in self.of.greedy]
+        return [list(r.ids) for r in self.of._replies(
+            [p.text for p in self.of.probe.prompts], count)]  # fmt: skip
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def ours(loaded: LoadedModel) -> Reference:
+    return Reference(loaded, prompts=4, tokens=4, probe_tokens=3)
+
+
+# targets
+
+
+def test_formats_and_types_are_parsed() -> None:
+    assert [t.name for t in parse(["gguf:q8_0,q4_0", "hf", "gguf:q8_0"])] == [
+        "gguf:q8_0", "gguf:q4_0", "hf:f16", "hf:f32",
+    ]  # fmt: skip
+    assert {t.format.name for t in parse(["all"])} == set(format.FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (["gguff"], "--to gguff: no such format; there are all, hf, "),
+        (["gguf:q9"], "--to gguf:q9: gguf has no type 'q9'; it has f32, f16, "),
+        ([], "export: say what to make with --to: all, hf, "),
+    ],
+)
+def test_wrong_formats_are_refused(wanted: list[str], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(wanted)
+    assert str(caught.value).startswith(said)
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(format.importlib.util, "find_spec", lambda name: None)
+    (target,) = parse(["onnx:int8"])
+    with pytest.raises(MissingExtra) as caught:
+        target.format.require("int8")
+    assert str(caught.value).endswith("run: pip install 'stentor[onnx]'")
+    possible, left = command._possible(parse(["hf", "onnx:int8"]), every=True)
+    assert [t.name for t in possible] == ["hf:f16", "hf:f32"] and "stentor[onnx]" in left[0]
+
+
+# comparing
+
+
+def test_the_reference_equals_itself(ours: Reference) -> None:
+    found = compare(Echo(ours), ours)
+    assert (found.kl, found.rise, found.top_equal) == (pytest.approx(0, abs=1e-6),
+            pytest.approx(0, abs=1e-3), 1.0)  # fmt: skip
+    assert not found.different_ids and not found.control_obeyed and not found.probe_changed
+    assert (found.greedy_equal, found.prompts, found.partings) == (4, 4, ())
+    assert found.conversations >= 20 and found.control >= 5 and found.scored > 1000
+    assert failures(found, "exact") == [] == warnings(found, "exact")
+
+
+def test_perplexity_is_that_of_the_evaluation(ours: Reference) -> None:
+    nats, tokens = 0.0, 0
+    for passage in ours.passages:
+        q = reference.log_softmax(ours.logits(passage.ids[:-1]))
+        nats -= sum(q[i, passage.ids[i + 1]] for i in passage.scored)
+        tokens += len(passage.scored)
+    found = compare(Echo(ours), ours)
+    assert found.scored == tokens
+    assert found.reference_perplexity == pytest.approx(math.exp(nats / tokens), rel=1e-4)
+
+
+def test_flatter_distributions_are_measured_and_refused(ours: Reference) -> None:
+    class Flat(Echo):
+        def logits(self, ids: Any) -> Any:
+            return self.of.logits(ids) * 0.9
+
+    found = compare(Flat(ours), ours)
+    p = np.concatenate([ours.distribution(x) for x in ours.passages]).astype(np.float64)
+    q = reference.log_softmax((p * 0.9).astype(np.float32))
+    assert found.kl == pytest.approx((np.exp(p) * (p - q)).sum(-1).mean(), rel=1e-3)
+    said = failures(found, "8 bit")
+    assert said[0].startswith("KL divergence") and said[0].endswith("is above 2e-03")
+
+
+def test_other_ids_are_a_failure_and_obeyed_control_text_a_warning(ours: Reference) -> None:
+    class Strip(Echo):
+        def ids(self, messages: Any) -> list[int]:
+            text = [{**m, "content": m["content"].strip()} for m in messages]
+            jinja = self.of.loaded.tokenizer.apply_chat_template(text, return_dict=True)
+            return list(jinja["input_ids"])
+
+    found = compare(Strip(ours), ours)
+    assert "two_spaces" in found.different_ids and "plain" not in found.different_ids
+    assert len(found.control_obeyed) == found.control
+    assert "get other token ids" in failures(found, "4 bit")[0]
+    assert "becomes control tokens" in warnings(found, "exact")[0]
+
+
+def test_a_parting_counts_unless_it_is_a_tie(ours: Reference) -> None:
+    class Parted(Echo):
+        def greedy(self, prompts: Any, count: int) -> list[list[int]]:
+            replies = super().greedy(prompts, count)
+            if tuple(prompts) == self.of.prompts:
+                replies[1][2] = 7  # far from likely
+            return replies
+
+    found = compare(Parted(ours), ours)
+    (parting,) = found.partings
+    assert (parting.prompt, parting.place, parting.copy) == (1, 2, 7)
+    ids = [*ours.prompts[1], *ours.greedy[1][:2]]
+    last = ours.logits(ids)[-1]
+    assert parting.gap == pytest.approx(float(last.max() - last[7]), rel=1e-4)
+    assert "greedy replies part" in failures(found, "exact")[0]
+    assert failures(found, "8 bit") == []
+    assert Parting(0, 0, 1, 2, parity.TIE).tie and not Parting(0, 0, 1, 2, 0.021).tie
+
+
+def with_rise(found: Parity, rise: float) -> Parity:
+    from dataclasses import replace
+
+    return replace(found, rise=rise)
+
+
+def test_limits_of_perplexity(ours: Reference) -> None:
+    found = compare(Echo(ours), ours)
+    assert failures(with_rise(found, 24.9), "4 bit") == []
+    assert warnings(with_rise(found, 4.1), "4 bit") and not warnings(with_rise(found, 3), "4 bit")
+    assert failures(with_rise(found, 25.1), "4 bit") == [
+        "perplexity rises by 25.10 %, more than 25 %"
+    ]
+    assert failures(with_rise(found, 25.1), "4 bit", 30) == []
+    assert failures(with_rise(found, 3), "4 bit", 2) and failures(with_rise(found, 0.6), "8 bit")
+
+
+# delivering
+
+
+def test_copies_are_delivered_with_their_figures(
+    few: None, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.export(str(model), ["hf:f32"], Path("out"), as_json=True, command="stentor export x")
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads(Path("out/export.json").read_text("utf-8"))
+    (copy,) = told["copies"]
+    assert (copy["verdict"], copy["folder"]) == ("passed", "hf-f32")
+    assert copy["parity"]["greedy_equal"] == copy["parity"]["prompts"] == 4
+    assert copy["speed"]["tokens_per_second"] == 9.0
+    assert copy["bytes"] == pytest.approx(4 * 1_060_000, rel=0.1)
+    assert told["command"] == "stentor export x" and len(told["source_sha256"]) == 64
+    assert sorted(p.name for p in Path("out").iterdir()) == ["export.json", "export.md", "hf-f32"]
+    assert "| hf:f32 " in Path("out/export.md").read_text("utf-8")
+    with pytest.raises(InputError) as caught:
+        command.export(str(model), ["hf:f32"], Path("out"))
+    assert str(caught.value).startswith("out/hf-f32: there already; remove it")
+
+
+def test_a_copy_that_is_another_model_is_not_delivered(
+    few: None, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stentor.export import torch_runtime
+
+    right = torch_runtime.TorchRuntime.logits
+    monkeypatch.setattr(
+        torch_runtime.TorchRuntime, "logits", lambda self, ids: right(self, ids) * 1.1
+    )
+    with pytest.raises(ParityError) as caught:
+        command.export(str(model), ["hf:f32"], Path("out"))
+    first, second = str(caught.value).splitlines()
+    assert first == "1 copy is not the same model, and not delivered"
+    assert second.startswith("  hf:f32: KL divergence ")
+    assert sorted(p.name for p in Path("out").iterdir()) == ["export.json", "export.md"]
+    assert json.loads(Path("out/export.json").read_text())["copies"][0]["verdict"] == (
+        "not delivered"
+    )
+    assert "not delivered" in capsys.readouterr().out
+
+
+def test_a_runtime_that_is_missing_leaves_the_copy_unverified(
+    few: None, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stentor.export import hf
+
+    def missing(*_: Any, **__: Any) -> None:
+        raise MissingExtra("thing", "thing", "running it")
+
+    monkeypatch.setattr(hf, "open_runtime", missing)
+    command.export(str(model), ["hf:f16"], Path("out"))
+    (copy,) = json.loads(Path("out/export.json").read_text("utf-8"))["copies"]
+    assert copy["verdict"] == "unverified" and "pip install 'stentor[thing]'" in copy["unverified"]
+    assert Path("out/hf-f16/model.safetensors").is_file()
+
+
+def test_an_export_that_dies_leaves_nothing_half_written(stentor: Command, model: Path) -> None:
+    flags = ["export", model, "--to", "hf:f16", "--out", "out", "--no-verify"]
+    done = stentor(*flags, die=("os.rename", "hf-f16.", 3))
+    assert done.code == -9
+    assert not Path("out/hf-f16").exists()
+    done = stentor(*flags)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1] == "out"
+    assert sorted(p.name for p in Path("out").iterdir()) == ["export.json", "export.md", "hf-f16"]
+    assert "unverified" in Path("out/export.md").read_text("utf-8")
+
+
+def test_several_formats_follow_one_flag(stentor: Command, model: Path) -> None:
+    done = stentor("export", model, "--to", "hf:f16", "hf:f32", "--out", "o", "--no-verify")
+    assert done.code == 0, done.err
+    assert Path("o/hf-f16").is_dir() and Path("o/hf-f32").is_dir()
+    done = stentor("export", model, "--to", "nope", "--out", "p")
+    assert (done.code, done.out) == (2, "") and done.err.startswith("error: --to nope: no such")
+
+
+def test_speed_is_measured_in_a_process_of_its_own(tmp_path: Path, loaded: LoadedModel) -> None:
+    (target,) = parse(["hf:f32"])
+    provenance = format.Provenance("tiny", "x", "x", "x", "x", "1")
+    (tmp_path / "copy").mkdir()
+    target.format.writer().write(loaded, tmp_path / "copy", "f32", provenance)
+    found = speed.measure(target, tmp_path / "copy", [1, 3, 2000, 4])
+    assert found is not None and found["tokens_per_second"] > 0 < found["load_seconds"]
+    assert 1e6 < found["memory_bytes"] < 2e9
+    assert speed.measure(target, tmp_path / "nothing", [1]) is None
+
+
+def test_licence_and_name_are_read_from_the_model(model: Path) -> None:
+    (model / "README.md").write_text("---\ntags: [x]\nlicense: mit\n---\n# It\n", "utf-8")
+    assert command._licence(model) == "mit"
+    assert command._licence(model / "nowhere") == "unknown"
+    assert command._name("runs/mine/model") == "mine" and command._name("a/b c.gguf") == "b-c"

@@ -1,0 +1,338 @@
+"""Limits with their statuses; who may ask; clients that leave, crawl or talk garbage."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import openai
+import pytest
+
+from stentor.errors import InputError, MissingExtra
+from stentor.model.load import LoadedModel
+from stentor.serve.command import bind, check_key, is_loopback
+from stentor.serve.limits import Limits
+
+if TYPE_CHECKING:
+    from running_server import Running
+
+pytest_plugins = ["running_server"]
+
+Serve = Callable[..., "Running"]
+CHAT = "/v1/chat/completions"
+
+
+def asking(tokens: int = 400, **more: Any) -> dict[str, Any]:
+    """A request for a long reply, which the model without a stop will give."""
+    content = [{"role": "user", "content": "Hi"}]
+    return {"messages": content, "max_tokens": tokens, "temperature": 0} | more
+
+
+def wire(running: Running, body: dict[str, Any] | None = None, **headers: str) -> socket.socket:
+    """A connection that has sent a request and has read nothing."""
+    host, port = running.url.removeprefix("http://").split(":")
+    sent = json.dumps(body or asking(stream=True)).encode()
+    lines = {"host": host, "content-type": "application/json", "content-length": str(len(sent))}
+    head = "".join(f"{name}: {value}\r\n" for name, value in (lines | headers).items())
+    connection = socket.create_connection((host, int(port)), timeout=30)
+    connection.sendall(f"POST {CHAT} HTTP/1.1\r\n{head}\r\n".encode() + sent)
+    return connection
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.005)
+    return False
+
+
+# --- limits -------------------------------------------------------------------------------------
+
+
+def test_a_body_that_is_too_big_is_413_told_or_not(serve: Serve, tiny: LoadedModel) -> None:
+    running = serve(tiny, limits=Limits(body=1000))
+    big = json.dumps(asking(user="x" * 2000)).encode()
+    told = running.post(CHAT, content=big, headers={"content-type": "application/json"})
+    untold = running.post(
+        CHAT, content=iter([big[:1500], big[1500:]]), headers={"content-type": "application/json"}
+    )
+    for got in (told, untold):
+        assert got.status_code == 413
+        assert got.json()["error"]["message"] == "the body has more than 1,000 bytes; send less"
+
+
+def test_a_body_that_does_not_arrive_is_408(serve: Serve, tiny: LoadedModel) -> None:
+    running = serve(tiny, limits=Limits(body_seconds=0.2))
+    with wire(running, **{"content-length": "5000"}) as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_a_body_that_is_not_called_json_is_415(shared: Running, kind: str) -> None:
+    """No form of another site can send anything else, so none gets through."""
+    got = shared.post(CHAT, content=json.dumps(asking()), headers={"content-type": kind})
+    assert got.status_code == 415
+
+
+def test_more_tokens_than_the_server_allows_is_400(serve: Serve, tiny: LoadedModel) -> None:
+    running = serve(tiny, limits=Limits(new_tokens=5))
+    got = running.post(CHAT, json=asking(6))
+    assert got.status_code == 400 and got.json()["error"]["param"] == "max_tokens"
+    assert running.post(CHAT, json=asking(5)).status_code == 200
+    unasked = asking()
+    del unasked["max_tokens"]
+    assert running.post(CHAT, json=unasked).json()["usage"]["completion_tokens"] == 5
+
+
+def test_a_full_queue_is_503_and_a_full_share_429(serve: Serve, tiny: LoadedModel) -> None:
+    running = serve(tiny, limits=Limits(slots=1, queue=2, client_queue=1))
+    held = [wire(running), wire(running)]
+    (model,) = running.models
+    assert until(lambda: (model.scheduler.running, model.scheduler.waiting) == (1, 1))
+    own = running.post(CHAT, json=asking())
+    assert (own.status_code, own.json()["error"]["type"]) == (429, "rate_limit_error")
+    other = wire(running, asking(stream=True, user="other"))
+    assert until(lambda: model.scheduler.waiting == 2)
+    full = running.post(CHAT, json=asking(user="third"))
+    assert (full.status_code, full.json()["error"]["type"]) == (503, "server_error")
+    assert full.headers["retry-after"] == "1"
+    for connection in (*held, other):
+        connection.close()
+    assert running.settled()
+
+
+def test_waiting_too_long_is_503_and_replying_too_long_504(serve: Serve, tiny: LoadedModel) -> None:
+    running = serve(tiny, limits=Limits(slots=1, queue_seconds=0.1, seconds=0.5))
+    with wire(running):
+        assert until(lambda: running.models[0].scheduler.running == 1)
+        late = running.post(CHAT, json=asking())
+        assert (late.status_code, late.json()["error"]["code"]) == (503, "queue_timeout")
+    assert running.settled()
+    slow = running.models[0].scheduler._batch
+    step = slow.step
+    slow.step = lambda: (time.sleep(0.05), step())[1]  # type: ignore[method-assign]
+    got = running.post(CHAT, json=asking())
+    assert (got.status_code, got.json()["error"]["code"]) == (504, "timeout")
+    with pytest.raises(openai.APIError, match="not complete after"):
+        list(running.client().chat.completions.create(model="tiny", **asking(), stream=True))
+    assert running.settled()
+
+
+# --- clients that misbehave ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_frees_its_slot_at_once(
+    serve: Serve, tiny: LoadedModel, stream: bool
+) -> None:
+    running = serve(tiny, limits=Limits(slots=1))
+    (model,) = running.models
+    step = model.scheduler._batch.step
+    model.scheduler._batch.step = lambda: (time.sleep(0.02), step())[1]  # type: ignore[method-assign]
+    with wire(running, asking(stream=stream)):
+        assert until(lambda: model.scheduler.running == 1)
+        before = model.scheduler.steps
+    assert running.settled(3)
+    assert model.scheduler.steps - before < 150  # of 400: it did not decode to the end
+
+
+def test_a_waiting_client_that_goes_away_leaves_the_queue(serve: Serve, tiny: LoadedModel) -> None:
+    running = serve(tiny, limits=Limits(slots=1))
+    (model,) = running.models
+    with wire(running):
+        assert until(lambda: model.scheduler.running == 1)
+        with wire(running):
+            assert until(lambda: model.scheduler.waiting == 1)
+        assert until(lambda: model.scheduler.waiting == 0)
+    assert running.settled()
+
+
+def test_a_reader_that_reads_nothing_holds_up_nobody(serve: Serve, tiny: LoadedModel) -> None:
+    running = serve(tiny, limits=Limits(slots=2))
+    held = [wire(running, asking(stream=True, logprobs=True, top_logprobs=20)) for _ in range(4)]
+    got = running.client().chat.completions.create(model="tiny", **asking(50))
+    assert got.usage is not None and got.usage.completion_tokens == 50
+    assert running.settled(20)  # theirs are decoded too, and wait in buffers
+    for connection in held:
+        connection.close()
+
+
+def test_clients_take_turns(serve: Serve, tiny: LoadedModel) -> None:
+    """Somebody with one request does not wait for all of somebody with twenty."""
+    running = serve(tiny, limits=Limits(slots=2))
+
+    async def ask(client: httpx.AsyncClient, user: str, delay: float) -> tuple[str, float]:
+        await asyncio.sleep(delay)
+        got = await client.post(CHAT, json=asking(20, user=user))
+        assert got.status_code == 200
+        return user, time.monotonic()
+
+    async def together() -> list[tuple[str, float]]:
+        async with httpx.AsyncClient(base_url=running.url, timeout=60) as client:
+            many = [ask(client, "many", 0) for _ in range(20)]
+            return await asyncio.gather(*many, ask(client, "one", 0.05))
+
+    order = [user for user, _ in sorted(asyncio.run(together()), key=lambda pair: pair[1])]
+    assert order.index("one") < 10
+
+
+def test_a_failing_step_fails_its_replies_and_no_later_ones(
+    serve: Serve, tiny: LoadedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = serve(tiny)
+    batch = running.models[0].scheduler._batch
+
+    def broken() -> Any:
+        raise RuntimeError("out of order")
+
+    batch.step = broken  # type: ignore[method-assign]
+    got = running.post(CHAT, json=asking())
+    assert got.status_code == 500 and "log says why" in got.json()["error"]["message"]
+    assert "out of order" in caplog.text
+    assert running.post(CHAT, json=asking(3)).status_code == 200
+
+
+def test_stopping_finishes_the_streams_that_run(serve: Serve, tiny: LoadedModel) -> None:
+    running = serve(tiny)
+    stream = running.client().chat.completions.create(model="tiny", **asking(200), stream=True)
+    next(iter(stream))
+    running.server.should_exit = True
+    reasons = [chunk.choices[0].finish_reason for chunk in stream]
+    assert reasons[-1] == "length"
+    running.thread.join(10)
+    assert not running.thread.is_alive() and not running.models[0].scheduler.alive
+
+
+# --- who may ask ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[::2]:80"])
+def test_a_foreign_host_name_is_421(shared: Running, host: str) -> None:
+    assert httpx.get(f"{shared.url}/v1/models", headers={"host": host}).status_code == 421
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:1", "LOCALHOST"])
+def test_the_names_of_loopback_are_served(shared: Running, host: str) -> None:
+    assert httpx.get(f"{shared.url}/v1/models", headers={"host": host}).status_code == 200
+
+
+def test_no_answer_permits_another_origin(shared: Running) -> None:
+    origin = {"origin": "https://evil.example"}
+    got = httpx.options(
+        f"{shared.url}{CHAT}", headers=origin | {"access-control-request-method": "POST"}
+    )
+    assert got.status_code == 405
+    for answer in (got, httpx.get(f"{shared.url}/v1/models", headers=origin)):
+        assert not any(name.startswith("access-control") for name in answer.headers)
+
+
+def test_with_a_key_only_its_holders_are_served(serve: Serve, tiny: LoadedModel) -> None:
+    running = serve(tiny, api_key="correct horse")
+    for path in ("/v1/models", "/metrics", "/openapi.json"):
+        assert httpx.get(running.url + path).status_code == 401
+    with pytest.raises(openai.AuthenticationError):
+        running.client(api_key="wrong").models.list()
+    assert [m.id for m in running.client(api_key="correct horse").models.list()] == ["tiny"]
+    for path in ("/health", "/", "/app.js"):
+        assert httpx.get(running.url + path).status_code == 200
+
+
+def test_binding_elsewhere_needs_a_key() -> None:
+    for host in ("127.0.0.1", "localhost", "::1", "127.9.9.9"):
+        assert is_loopback(host)
+        check_key(host, None, loopback=True)
+    for host in ("0.0.0.0", "::", "192.168.1.2", "example.org"):
+        assert not is_loopback(host)
+        with pytest.raises(InputError, match="add --api-key KEY"):
+            check_key(host, None, loopback=False)
+    check_key("0.0.0.0", "long enough", loopback=False)
+    with pytest.raises(InputError, match="shorter than 8"):
+        check_key("127.0.0.1", "short", loopback=True)
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    with bind("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"127.0.0.1:{port} can't be used: .*--port"):
+            bind("127.0.0.1", port)
+    with pytest.raises(InputError, match="there is no address"):
+        bind("no such host", 0)
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/", "text/html"), ("/app.js", "text/javascript"), ("/style.css", "text/css")],
+)
+def test_the_page_is_served_under_a_strict_policy(shared: Running, path: str, kind: str) -> None:
+    got = httpx.get(shared.url + path)
+    assert got.status_code == 200 and got.headers["content-type"].startswith(kind)
+    policy = got.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy and "http" not in policy
+    assert got.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "path", ["/../app.py", "/%2e%2e/app.py", "/page/index.html", "//etc/passwd", "/app.py", "/."]
+)
+def test_no_path_reaches_the_file_system(shared: Running, path: str) -> None:
+    host, port = shared.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 404")
+
+
+def test_nothing_that_the_page_loads_lies_elsewhere(shared: Running) -> None:
+    for path in ("/", "/app.js", "/view.js", "/settings.js", "/backend.js", "/style.css"):
+        text = httpx.get(shared.url + path).text
+        assert "http://" not in text and "https://" not in text and " style=" not in text
+        assert "innerHTML" not in text
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "stentor.serve.command")
+    with pytest.raises(MissingExtra, match=r"run: pip install 'stentor\[serve\]'"):
+        importlib.import_module("stentor.serve.command")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_says_where_it_serves_and_ends_with_0(number: int) -> None:
+    command = Path(sys.executable).with_name("stentor")
+    process = subprocess.Popen(
+        [command, "serve", "preset:stentor-2m", "--port", "0"], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert line.startswith("serving preset:stentor-2m at http://127.0.0.1:")
+    url = line.split(" at ")[1].split()[0]
+    assert until(lambda: answers(url))
+    process.send_signal(number)
+    assert process.wait(30) == 0
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").status_code == 200
+    except httpx.ConnectError:
+        return False
