@@ -71,9 +71,9 @@ def missing_extras() -> list[tuple[str, str, str]]:
     for source in SOURCES:
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "MissingExtra":
-                names = [a.value for a in node.args if isinstance(a, ast.Constant)]
-                if len(names) >= 2:
-                    found.append((source.name, *names[:2]))
+                names = [getattr(a, "value", None) for a in node.args[:2]]
+                if all(isinstance(name, str) for name in names):
+                    found.append((source.name, *names))
     return found
 
 
