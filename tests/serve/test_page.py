@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,15 @@ def talking(scripted: Callable[..., LoadedModel], tiny: LoadedModel) -> Iterator
     first = scripted("It is.", weather="Rain falls today", quiet="", generation=settings)
     second = scripted("Who knows?", generation=settings)
     running = launch([first, replace(second, origin="other"), replace(tiny, origin="endless")])
+    # so slow that a reply of 500 tokens can't be over before somebody stops it
+    decoder = running.models[2].engine._decoder
+    forward = decoder.forward
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.02)
+        return forward(*arguments)
+
+    decoder.forward = slowly  # type: ignore[method-assign]
     yield running
     running.stop()
 

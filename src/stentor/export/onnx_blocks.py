@@ -14,7 +14,7 @@ import numpy as np
 from stentor.export.format import Floats
 from stentor.export.onnx_graph import Graph
 
-_CANDIDATES = 24
+_CANDIDATES = 12
 
 
 def quantise(values: Floats, bits: int, block: int) -> tuple[Any, Floats]:
