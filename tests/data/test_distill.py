@@ -138,6 +138,12 @@ def test_the_kept_replies_stand_in_the_order_of_their_prompts(
     assert "      1  no words" in shown
 
 
+def test_prompts_that_leave_no_room_are_all_named(write_rows: WriteRows, teacher: str) -> None:
+    file = write_rows("mine.txt", ["Soup?", "Well, " * 600, "So, " * 600])
+    with pytest.raises(DataError, match=r"(?s)2 bad prompts.*'Well, .*window is 512.*'So, "):
+        run([file], teacher)
+
+
 def test_a_conversation_stays_one(write_rows: WriteRows, teacher: str) -> None:
     turns = [
         {"role": "user", "content": "Hi."},

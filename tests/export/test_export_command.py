@@ -26,6 +26,15 @@ def loaded(tokenizer: Any) -> LoadedModel:
     return LoadedModel(build_tiny_model(), tokenizer, SegmentTemplate(tokenizer), "tiny", {})
 
 
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six short passages of the held-out text: distributions over 32,768 pieces take their time."""
+    rows = reference._rows
+    monkeypatch.setattr(
+        reference, "_rows", lambda name: rows(name)[8:14] if name == "text" else rows(name)
+    )
+
+
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer and shorter replies, and no process of its own for the speed."""
@@ -114,7 +123,7 @@ def test_the_reference_equals_itself(ours: Reference) -> None:
             pytest.approx(0, abs=1e-3), 1.0)  # fmt: skip
     assert not found.different_ids and not found.control_obeyed and not found.probe_changed
     assert (found.greedy_equal, found.prompts, found.partings) == (4, 4, ())
-    assert found.conversations >= 20 and found.control >= 5 and found.scored > 1000
+    assert found.conversations >= 20 and found.control >= 5 and found.scored > 100
     assert failures(found, "exact") == [] == warnings(found, "exact")
 
 

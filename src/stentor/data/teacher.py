@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stentor.chat import Message
 from stentor.data.encode import sentence_ends
 from stentor.data.questions import Question
+from stentor.errors import DataError, InputError
 from stentor.generate import Decoding, Engine
 from stentor.generate.running import Drawn
 from stentor.generate.text import Spelling
@@ -38,7 +39,15 @@ def ask(
     loaded = load(teacher)
     loaded.model.to(machine(TrainPart(precision="fp32")).device)
     engine = Engine(loaded, batch=batch)
-    sizes = {q.key: len(engine.prompt_ids([*shown, *q.messages], "")) for q in questions}
+    sizes: dict[str, int] = {}
+    problems = []
+    for question in questions:
+        try:
+            sizes[question.key] = len(engine.prompt_ids([*shown, *question.messages], ""))
+        except InputError as error:
+            problems.append(f"{question.prompt[:60]!r}: {error}")
+    if problems:
+        raise DataError(f"{len(problems)} bad prompts\n  " + "\n  ".join(problems[:50]))
     order = sorted(questions, key=lambda q: (sizes[q.key], q.key))
     with _progress(len(order)) as advance:
         for start in range(0, len(order), batch):
