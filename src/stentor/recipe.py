@@ -320,6 +320,8 @@ class PretrainRecipe(Part):
     preset: str = "stentor-12m"
     start: str | None = None
     """A run or checkpoint to branch from (its step, weights and optimiser are taken over)."""
+    weights: str | None = None
+    """A model of this preset to go on from: its weights are taken over, nothing else."""
     embedding: str | None = None
     """A model whose embedding the random one is replaced by, mapped piece by piece."""
     data: PretrainDataPart

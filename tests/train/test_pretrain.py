@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import Command
@@ -237,3 +238,20 @@ def test_the_decay_brings_the_control_pieces_of_the_dialogues(
     name = "optimiser/model.embed_tokens.weight/exp_avg_sq"
     ratio = last.tensors[name].sum(-1) / other.tensors[name].sum(-1)
     assert ratio[3] > 10 and ratio[4] > 10 and ratio.median() < 2
+
+
+def test_a_run_goes_on_from_the_weights_of_another_model(corpus: Path, whole: Path) -> None:
+    settings = {"weights": str(whole), "tokens": STEP, "warmup_tokens": 4 * STEP}
+    recipe = recipes.load(str(write(corpus, **settings)), PretrainRecipe)
+    went_on = pretrain(recipe, Path("went-on"), resume=False)
+    before = load_file(whole / "model" / "model.safetensors")
+    after = load_file(went_on.model / "model.safetensors")
+    assert before.keys() == after.keys()
+    moved = max(float((after[n].float() - t.float()).abs().max()) for n, t in before.items())
+    assert 0 < moved < 0.05  # one step at a low rate, not a fresh start
+
+
+def test_weights_of_another_shape_are_refused(corpus: Path) -> None:
+    recipe = recipes.load(str(write(corpus, weights="stentor-12m")), PretrainRecipe)
+    with pytest.raises(InputError, match="stentor-12m has another shape than the preset"):
+        pretrain(recipe, Path("refused"), resume=False)

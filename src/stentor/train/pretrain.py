@@ -19,6 +19,7 @@ from stentor.data.encode import with_system
 from stentor.data.files import write_json
 from stentor.errors import CheckpointError, InputError
 from stentor.model import tokenizer as tokenizers
+from stentor.model.load import load
 from stentor.model.presets import preset
 from stentor.model.save import save_model
 from stentor.recipe import PretrainRecipe, data_root, dump
@@ -209,11 +210,27 @@ def _evaluation(
 
 
 def initialise(model: Any, recipe: PretrainRecipe) -> None:
-    """Replace the random embedding by one that is inherited, where the recipe says so."""
-    if recipe.embedding is None:
-        return
-    from stentor.model.inherit import inherited_embedding
+    """Replace the random weights, or the embedding alone, by those that the recipe names."""
+    if recipe.weights is not None:
+        _take_over(model, recipe.weights)
+    elif recipe.embedding is not None:
+        from stentor.model.inherit import inherited_embedding
 
-    weight = inherited_embedding(recipe.embedding, tokenizers.bundled(), model.config.hidden_size)
-    with torch.no_grad():
-        model.model.embed_tokens.weight.copy_(weight)
+        width = model.config.hidden_size
+        weight = inherited_embedding(recipe.embedding, tokenizers.bundled(), width)
+        with torch.no_grad():
+            model.model.embed_tokens.weight.copy_(weight)
+
+
+def _take_over(model: Any, name: str) -> None:
+    found = load(name).model
+    theirs, ours = (
+        {key: tuple(value.shape) for key, value in m.state_dict().items()} for m in (found, model)
+    )
+    if theirs != ours:
+        differing = sorted(key for key in theirs | ours if theirs.get(key) != ours.get(key))
+        raise InputError(
+            f"weights: {name} has another shape than the preset ({', '.join(differing[:3])}"
+            f"{', …' if len(differing) > 3 else ''}); choose the preset that it was made by"
+        )
+    model.load_state_dict(found.state_dict())
