@@ -248,6 +248,27 @@ def test_an_answer_can_be_sent_back_as_it_came(client: openai.OpenAI) -> None:
     assert got.choices[0].finish_reason in ("stop", "length")
 
 
+def test_a_long_conversation_can_lose_its_oldest_turns(
+    client: openai.OpenAI, engine: Engine
+) -> None:
+    turn = [*user("word " * 60), {"role": "assistant", "content": "word " * 20}]
+    talk = [{"role": "system", "content": "Be kind."}, *turn * 9, *user("And now?")]
+    asked: dict[str, Any] = {"model": "tiny", "messages": talk, "max_tokens": 6, **GREEDY}
+    with pytest.raises(openai.BadRequestError, match="the model's window is 512"):
+        client.chat.completions.create(**asked)
+    asked["extra_body"] = asked["extra_body"] | {"truncation": "auto"}
+    got = client.chat.completions.create(**asked)
+    dropped = got.model_extra["stentor"]["dropped_turns"]  # type: ignore[index]
+    kept = [talk[0], *talk[1 + 2 * dropped :]]
+    assert 0 < dropped < 9 and engine.count(kept) <= 506 < engine.count([talk[0], *turn, *kept[1:]])
+    (reply,) = engine.replies([kept], Decoding.greedy(6))
+    assert got.choices[0].message.content == reply.text
+    opening = next(iter(client.chat.completions.create(**asked, stream=True)))
+    assert opening.model_extra == {"stentor": {"dropped_turns": dropped}}
+    with pytest.raises(openai.BadRequestError, match="window is 512"):  # one message alone
+        client.chat.completions.create(**asked | {"messages": user("word " * 600)})
+
+
 def test_more_tokens_than_the_window_holds_end_at_it(client: openai.OpenAI) -> None:
     got = client.chat.completions.create(
         model="tiny", messages=user("Hi"), max_tokens=10_200, **GREEDY

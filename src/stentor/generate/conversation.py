@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from bisect import bisect_left
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,25 @@ from stentor.chat import Message, check_messages
 from stentor.data.files import write_text
 from stentor.errors import DataError, InputError
 from stentor.generate import Decoding, Engine
+
+
+def latest(
+    engine: Engine, messages: Sequence[Message], system: str | None, decoding: Decoding
+) -> tuple[list[Message], int]:
+    """The messages without the oldest turns that leave no room for a reply; how many turns went.
+
+    Room is a quarter of the window, or the new tokens that may be drawn, if they are fewer. A
+    system message in front stays, and so does the last message, whatever its size.
+    """
+    first = list(messages[:1]) if messages[0]["role"] == "system" else []
+    turns = messages[len(first) :]
+    most: int = engine.window - min(decoding.max_new_tokens, engine.window // 4)
+
+    def fits(dropped: int) -> bool:
+        return engine.count([*first, *turns[2 * dropped :]], system) <= most
+
+    dropped = bisect_left(range((len(turns) - 1) // 2), True, key=fits)
+    return [*first, *turns[2 * dropped :]], dropped
 
 
 class Conversation:
@@ -78,13 +98,7 @@ class Conversation:
                 f"the message is too long: {size} tokens with the system prompt, "
                 f"and the window holds {engine.window}; it was not sent"
             )
-        wanted = min(self.decoding.max_new_tokens, engine.window // 4)
-        self.forgotten = 0
-        while (
-            len(self.messages) > 1 and engine.count(self.messages, system) + wanted > engine.window
-        ):
-            del self.messages[:2]
-            self.forgotten += 1
+        self.messages, self.forgotten = latest(engine, self.messages, system, self.decoding)
 
     def save(self, file: Path) -> None:
         """Write it as JSON, in the form that training reads: `messages` with the system prompt."""

@@ -14,6 +14,7 @@ from stentor.serve.openai import (
     AssistantMessage,
     ChatChoice,
     ChatCompletion,
+    ChatFacts,
     ChatLogprobs,
     Completion,
     CompletionChoice,
@@ -75,8 +76,12 @@ class Tokens:
 class ChatWriter:
     """chat.completion and its chunks."""
 
-    def __init__(self, model: str, fingerprint: str, tokens: Tokens, *, logprobs: bool) -> None:
+    def __init__(
+        self, model: str, fingerprint: str, tokens: Tokens, *, logprobs: bool, dropped: int = 0
+    ) -> None:
+        """`dropped`: how many turns of the conversation were left out."""
         self._tokens, self._logprobs = tokens, logprobs
+        self._facts = ChatFacts(dropped_turns=dropped)
         self._head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model,
             "system_fingerprint": fingerprint,
@@ -92,10 +97,11 @@ class ChatWriter:
             )
             for index, reply in enumerate(replies)
         ]
-        return ChatCompletion(choices=choices, usage=usage, **self._head)
+        return ChatCompletion(choices=choices, usage=usage, stentor=self._facts, **self._head)
 
     def opening(self, index: int) -> dict[str, Any] | None:
-        return self._chunk(index, {"role": "assistant", "content": ""}, None, None)
+        chunk = self._chunk(index, {"role": "assistant", "content": ""}, None, None)
+        return chunk | {"stentor": self._facts.model_dump()}
 
     def piece(self, index: int, before: str, text: str, drawn: Sequence[Drawn]) -> dict[str, Any]:
         return self._chunk(index, {"content": text}, self._chances(drawn), None)

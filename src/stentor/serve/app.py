@@ -102,10 +102,11 @@ def _api(app: FastAPI, models: dict[str, Served], metrics: Metrics) -> None:
     )
     async def chat(asked: ChatRequest, request: Request) -> Any:
         served = find(asked.model)
-        requests = await asyncio.to_thread(served.chat, asked)
+        requests, dropped = await asyncio.to_thread(served.chat, asked)
         writer = ChatWriter(
-            served.name, served.fingerprint, served.tokens, logprobs=asked.likeliest is not None
-        )
+            served.name, served.fingerprint, served.tokens,
+            logprobs=asked.likeliest is not None, dropped=dropped,
+        )  # fmt: skip
         return await _reply(request, asked, served, requests, writer)
 
     @app.post(

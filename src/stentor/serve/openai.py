@@ -96,6 +96,9 @@ class ChatRequest(Common):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: TextFormat | None = None
+    truncation: Literal["auto", "disabled"] | None = Field(
+        None, description="Our own, as in OpenAI's Responses: auto drops the oldest turns whole."
+    )
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     metadata: Ignored = None
     store: Ignored = None
@@ -191,6 +194,13 @@ class Usage(BaseModel):
     total_tokens: int
 
 
+class ChatFacts(BaseModel):
+    """Beside what OpenAI answers."""
+
+    dropped_turns: int = 0
+    """How many of the oldest turns `truncation` left out."""
+
+
 class ChatCompletion(BaseModel):
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -199,6 +209,7 @@ class ChatCompletion(BaseModel):
     choices: list[ChatChoice]
     usage: Usage
     system_fingerprint: str
+    stentor: ChatFacts = ChatFacts()
 
 
 class Completion(BaseModel):

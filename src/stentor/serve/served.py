@@ -7,9 +7,10 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from stentor.chat import Message
+from stentor.chat import Message, check_messages
 from stentor.errors import InputError
 from stentor.generate import Decoding, Engine
+from stentor.generate.conversation import latest
 from stentor.generate.running import Request
 from stentor.model.load import LoadedModel
 from stentor.serve.answers import Tokens
@@ -60,18 +61,25 @@ class Served:
 
     # --- requests ------------------------------------------------------------------------------
 
-    def chat(self, asked: ChatRequest) -> list[Request]:
-        """A request for each choice; Refused when they can't be served. Takes milliseconds."""
+    def chat(self, asked: ChatRequest) -> tuple[list[Request], int]:
+        """A request for each choice, and how many turns were dropped to make room.
+
+        Refused when they can't be served. Takes milliseconds.
+        """
         messages, system = self._conversation(asked)
+        decoding, dropped = self._decoding(asked), 0
         try:
+            if asked.truncation == "auto":
+                check_messages(messages)
+                messages, dropped = latest(self.engine, messages, system, decoding)
             first = self.engine.request(
-                messages, self._decoding(asked), system=system, likeliest=asked.likeliest
+                messages, decoding, system=system, likeliest=asked.likeliest
             )
         except InputError as error:
             size = self.engine.window
             code = "context_length_exceeded" if f"window is {size}" in str(error) else None
             raise Refused(400, str(error), param="messages", code=code) from None
-        return [_seeded(first, number) for number in range(self._choices(asked, 1))]
+        return [_seeded(first, number) for number in range(self._choices(asked, 1))], dropped
 
     def complete(self, asked: CompletionRequest) -> list[Request]:
         """A request for each prompt and choice, in OpenAI's order."""

@@ -24,11 +24,12 @@ function notice(text, problem = false) {
 }
 
 async function begin() {
+  $("key-row").hidden = !backend.keyed;
   backend.useKey(sessionStorage.getItem("stentor.key") ?? "");
   try {
-    state.models = await backend.models();
+    state.models = await backend.models(notice);
   } catch (error) {
-    notice(error.status === 401 ? "The server asks for an API key: see Settings." : `No model can be reached: ${error.message}`, true);
+    notice(error.code === "key" ? "An API key is needed: see Settings." : `${backend.words.none}: ${error.message}`, true);
     return;
   }
   notice("");
@@ -57,7 +58,7 @@ function look() {
   $("second").hidden = state.view !== "compare";
   show($("log"), turns(), state.view);
   if (state.view === "compare" && state.models.length === 1)
-    notice("One model is served. To compare, start: stentor serve MODEL OTHER");
+    notice(backend.words.alone);
   else notice("");
 }
 
@@ -89,7 +90,7 @@ async function answer(turn, place, element) {
   let first = 0;
   const started = performance.now();
   try {
-    const result = await fitting(turn, place, (piece) => {
+    const result = await ask(turn, place, (piece) => {
       first ||= performance.now();
       reply.text += piece;
       element.write(reply.text);
@@ -99,7 +100,7 @@ async function answer(turn, place, element) {
     // the first token marks the beginning, so it is not among those that the time was for
     if (result.tokens > 1 && seconds > 0) reply.speed = (result.tokens - 1) / seconds;
   } catch (error) {
-    if (error.name === "AbortError") reply.reason = "stopped by you";
+    if (error.name === "AbortError") reply.reason = "stopped";
     else { reply.reason = "failed"; reply.problem = error.message; notice(error.message, true); }
   }
   finish(element, reply);
@@ -110,24 +111,19 @@ async function answer(turn, place, element) {
   }
 }
 
-/** Asks with as many of the latest turns as the window holds, the oldest dropped whole. */
-async function fitting(turn, place, onText) {
+/** Asks with the turns that this model has replied to; tells what was left out of them. */
+async function ask(turn, place, onText) {
   const { model } = turn.replies[place];
-  const history = turns().filter((t) => t !== turn && usable(t.replies[place], model));
-  for (let from = 0; ; from++) {
-    const messages = [{ role: "system", content: state.settings.system }];
-    for (const old of history.slice(from))
-      messages.push({ role: "user", content: old.user }, { role: "assistant", content: old.replies[place].text });
-    messages.push({ role: "user", content: turn.user });
-    try {
-      const result = await backend.reply(model, messages, asRequest(state.settings), onText, state.running.signal);
-      if (from) notice(`The window of ${facts(model).window} tokens is full: the ${from === 1 ? "oldest turn was" : `oldest ${from} turns were`} left out.`);
-      $("room").textContent = `${result.promptTokens + result.tokens} of ${facts(model).window} tokens`;
-      return result;
-    } catch (error) {
-      if (error.status !== 400 || !/window/.test(error.message) || from >= history.length) throw error;
-    }
-  }
+  const messages = [{ role: "system", content: state.settings.system }];
+  for (const { user, replies } of turns().filter((t) => t !== turn && usable(t.replies[place], model)))
+    messages.push({ role: "user", content: user }, { role: "assistant", content: replies[place].text });
+  messages.push({ role: "user", content: turn.user });
+  const result = await backend.reply(model, messages, asRequest(state.settings), onText, state.running.signal);
+  const { window } = facts(model), used = result.promptTokens + result.tokens;
+  if (result.dropped) notice(`The window of ${window} tokens is full: ${result.dropped === 1 ? "the oldest turn was" : `the ${result.dropped} oldest turns were`} left out.`);
+  if (result.reason === "length" && used >= window) result.reason = "window";
+  $("room").textContent = `${used} of ${window} tokens`;
+  return result;
 }
 
 const usable = (reply, model) => reply && reply.model === model && !reply.problem;

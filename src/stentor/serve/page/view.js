@@ -5,6 +5,11 @@ const OUTCOMES = {
   degenerate: "degenerate", unscored: "unscored",
 };
 
+const ENDS = {
+  length: "cut at the limit of new tokens", window: "ended at the window's edge",
+  stopped: "stopped by you", failed: "failed",
+};
+
 function make(tag, name, text) {
   const element = document.createElement(tag);
   if (name) element.className = name;
@@ -62,8 +67,8 @@ export function finish({ box, said, facts }, reply) {
     facts.append(badge);
     if (verdict.supportive) facts.append(make("span", "badge answer", "supportive"));
   }
-  if (reply.reason === "length") facts.append(make("span", "", "cut at the limit"));
-  else if (reply.reason && reply.reason !== "stop") facts.append(make("span", "", reply.reason));
+  const ended = ENDS[reply.reason];
+  if (ended) facts.append(make("span", "", ended));
   if (reply.tokens) facts.append(make("span", "", `${reply.tokens} tokens`));
   if (reply.speed) facts.append(make("span", "", `${reply.speed.toFixed(reply.speed < 10 ? 1 : 0)} tokens/s`));
 }
