@@ -16,8 +16,11 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from conftest import build_tiny_model
 from stentor.data.batch import Micro
+from stentor.model import attention, forward
 from stentor.model.adapters import attach, set_dropout
-from stentor.model.forward import Span, head_loss, hidden_states, lay_out
+from stentor.model.forward import hidden_states
+from stentor.model.head import head_loss
+from stentor.model.layout import Span, lay_out
 from stentor.recipe import AdapterPart
 from stentor.train.loop import token_loss
 
@@ -100,11 +103,35 @@ MODELS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain operations that other devices than a CPU get, with padded groups."""
+    for module in (attention, forward):
+        monkeypatch.setattr(module, "by_hand", lambda x: False)
+
+
 @pytest.mark.parametrize("rows", SHAPES.values(), ids=SHAPES.keys())
 def test_hidden_states_equal_those_of_transformers(rows: Rows) -> None:
     model = small_model()
     for ours, theirs in zip(run(model, rows), reference(model, rows), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("rows", SHAPES.values(), ids=SHAPES.keys())
+def test_hidden_states_equal_those_of_transformers_elsewhere(rows: Rows, elsewhere: None) -> None:
+    model = small_model(num_key_value_heads=2)
+    for ours, theirs in zip(run(model, rows), reference(model, rows), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", ["dense rows", "several prefixes"])
+def test_by_hand_and_elsewhere_gradients_are_the_same(
+    shape: str, request: pytest.FixtureRequest
+) -> None:
+    model = small_model(num_key_value_heads=2).double()
+    by_hand = gradients(model, run(model, SHAPES[shape]))
+    request.getfixturevalue("elsewhere")
+    assert relative(by_hand, gradients(model, run(model, SHAPES[shape]))) < 1e-9
 
 
 @pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS.keys())

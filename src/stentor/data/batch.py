@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from stentor.model.forward import Group, Layout
+from stentor.model.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,10 @@ class Micro:
         def move(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.to(device, non_blocking=True)
 
-        layout = Layout(
-            self.layout.positions.to(device),
-            tuple(
-                Group(g.index.to(device), None if g.prefix is None else g.prefix.to(device))
-                for g in self.layout.groups
-            ),
-            self.layout.inverse.to(device),
-            self.layout.dense,
-        )
         return replace(
             self,
             ids=self.ids.to(device),
-            layout=layout,
+            layout=self.layout.to(device),
             places=self.places.to(device),
             targets=self.targets.to(device),
             vocabulary=move(self.vocabulary),

@@ -24,7 +24,7 @@ from stentor.chat import SegmentTemplate
 from stentor.data.batch import Batch, Micro
 from stentor.data.files import atomic, cache_folder, expand, read_hub, read_rows, sha256
 from stentor.errors import DataError
-from stentor.model.forward import Span, lay_out
+from stentor.model.layout import Span, lay_out
 from stentor.recipe import CorpusPart, PretrainRecipe, SoftmaxPart, data_root
 
 _FORMAT = 1  # of the cached token files; rises when what they hold changes

@@ -12,7 +12,7 @@ from stentor.chat import Encoded
 from stentor.data.batch import Batch, Micro
 from stentor.data.encode import EncodedExample
 from stentor.errors import DataError
-from stentor.model.forward import Span, lay_out
+from stentor.model.layout import Span, lay_out
 
 
 class ExampleStream:

@@ -21,7 +21,7 @@ from stentor.data.files import read_rows
 from stentor.data.stream import micro_batches
 from stentor.errors import DataError
 from stentor.model import tokenizer as tokenizers
-from stentor.model.forward import Span, lay_out
+from stentor.model.layout import Span, lay_out
 from stentor.train.device import Machine
 from stentor.train.loop import token_loss
 

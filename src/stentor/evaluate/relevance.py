@@ -15,7 +15,7 @@ import torch
 from stentor.data.batch import Micro
 from stentor.errors import InputError
 from stentor.evaluate.probe import Record
-from stentor.model.forward import Span, lay_out
+from stentor.model.layout import Span, lay_out
 from stentor.model.load import LoadedModel
 from stentor.train.device import Machine
 from stentor.train.loop import token_loss

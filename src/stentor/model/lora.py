@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -27,29 +26,69 @@ class _Adapter:
     dropout: float
 
 
-def project(x: Tensor, modules: Sequence[nn.Module]) -> list[Tensor]:
-    """Each projection (N, out) of `x` (N, in)."""
-    parts = [_take_apart(module) for module in modules]
+def by_hand(x: Tensor) -> bool:
+    """Whether gradients written by hand pay: on a CPU, where every pass over memory counts."""
+    return x.device.type == "cpu"
+
+
+def project(
+    x: Tensor,
+    modules: Sequence[nn.Module],
+    *,
+    scale: Tensor | None = None,
+    residual: Tensor | None = None,
+    pairs: Sequence[int | None] | None = None,
+) -> Tensor:
+    """The projections of `x` (N, in) side by side, (N, outputs).
+
+    scale (in,): `x` is first multiplied by it; residual (N, outputs): added; pairs: for each
+    projection the size of the heads whose halves are to be interleaved, or None.
+    """
+    if residual is not None and torch.is_autocast_enabled(x.device.type):
+        return residual + project(x, modules, scale=scale, pairs=pairs)  # kept in full precision
+    sizes = pairs or [None] * len(modules)
+    parts = [_take_apart(module, size) for module, size in zip(modules, sizes, strict=True)]
     known = [part for part in parts if part is not None]
-    if len(known) < len(modules):
-        return [module(x) for module in modules]
-    sizes = [weight.shape[0] for weight, _ in known]
     rates = {0.0 if adapter is None else adapter.dropout for _, adapter in known}
-    frozen = not any(weight.requires_grad for weight, _ in known)
-    if len(rates) == 1 and rates != {0.0} and frozen:
-        return list(_with_dropout(x, known).split(sizes, dim=-1))
-    if rates != {0.0}:
-        return [module(x) for module in modules]
-    merged = [w if ad is None else torch.addmm(w, ad.b, ad.a, alpha=ad.scale) for w, ad in known]
-    if len(merged) == 1:
-        return [functional.linear(x, merged[0])]
-    return list(functional.linear(x, torch.cat(merged)).split(sizes, dim=-1))
+    if len(known) == len(modules) and rates == {0.0}:
+        weight = _joined([_merged(*part) for part in known], 0)
+        weight = weight if scale is None else weight * scale
+        return x @ weight.t() if residual is None else torch.addmm(residual, x, weight.t())
+    frozen = not any(t.requires_grad for t in (scale, *(w for w, _ in known)) if t is not None)
+    if len(known) == len(modules) and len(rates) == 1 and frozen:
+        return _with_dropout(x, known, scale, residual)
+    given = x if scale is None else x * scale
+    outs = [
+        _interleaved(module(given).t(), n).t() for module, n in zip(modules, sizes, strict=True)
+    ]
+    return _joined(outs, 1) if residual is None else residual + _joined(outs, 1)
 
 
-def _take_apart(module: nn.Module) -> tuple[Tensor, _Adapter | None] | None:
+def _interleaved(rows: Tensor, size: int | None) -> Tensor:
+    """The rows (outputs, …) of heads of `size` with the second half of each between the first.
+
+    The pairs that rotary positions turn then stand side by side, like complex numbers.
+    """
+    if size is None:
+        return rows
+    heads = rows.unflatten(0, (-1, 2, size // 2))
+    return torch.flatten(heads.transpose(1, 2), 0, 2)
+
+
+def _joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim=dim)
+
+
+def _merged(weight: Tensor, adapter: _Adapter | None) -> Tensor:
+    if adapter is None:
+        return weight
+    return torch.addmm(weight, adapter.b, adapter.a, alpha=adapter.scale)
+
+
+def _take_apart(module: nn.Module, pairs: int | None) -> tuple[Tensor, _Adapter | None] | None:
     """(weight, adapter) of a projection, or None when it needs its own forward."""
     if type(module) is nn.Linear:
-        return None if module.bias is not None else (module.weight, None)
+        return None if module.bias is not None else (_interleaved(module.weight, pairs), None)
     layer: Any = module  # PEFT's LoRA layer, or something that we know nothing of
     names: Sequence[str] = getattr(layer, "active_adapters", ())
     if len(names) != 1 or getattr(layer, "disable_adapters", True):
@@ -60,10 +99,16 @@ def _take_apart(module: nn.Module) -> tuple[Tensor, _Adapter | None] | None:
         return None
     rate = getattr(layer.lora_dropout[name], "p", 0.0) if layer.training else 0.0
     a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-    return base.weight, _Adapter(a, b, layer.scaling[name], rate)
+    weight = _interleaved(base.weight, pairs)
+    return weight, _Adapter(a, _interleaved(b, pairs), layer.scaling[name], rate)
 
 
-def _with_dropout(x: Tensor, parts: Sequence[tuple[Tensor, _Adapter | None]]) -> Tensor:
+def _with_dropout(
+    x: Tensor,
+    parts: Sequence[tuple[Tensor, _Adapter | None]],
+    scale: Tensor | None,
+    residual: Tensor | None,
+) -> Tensor:
     """(N, all outputs) of adapted projections, their adapters' input dropped out.
 
     Projections of the same input see the same dropout; each for itself that is what PEFT does.
@@ -72,12 +117,17 @@ def _with_dropout(x: Tensor, parts: Sequence[tuple[Tensor, _Adapter | None]]) ->
     device = x.device.type
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     kept, rate = _kept(x, adapters[0].dropout, compute)
+    weight = _joined([weight for weight, _ in parts], 0)
+    a = _joined([adapter.a for adapter in adapters], 0)
+    if scale is not None:
+        weight, a = weight * scale, a * scale
     out: Tensor = _LoraProduct.apply(  # type: ignore[no-untyped-call]
         x.to(compute),
-        torch.cat([weight for weight, _ in parts]).to(compute),
+        residual,
+        weight.to(compute),
         kept,
         [adapter.scale / (1 - rate) if rate < 1 else 0.0 for adapter in adapters],
-        torch.cat([adapter.a for adapter in adapters]).to(compute),
+        a.to(compute),
         *(adapter.b.to(compute) for adapter in adapters),
     )
     return out
@@ -98,7 +148,7 @@ def _kept(x: Tensor, rate: float, dtype: torch.dtype) -> tuple[Tensor, float]:
 
 
 class _LoraProduct(torch.autograd.Function):
-    """x W' + [sᵢ (x ∘ kept) Aᵢ' Bᵢ' for each i]: (N, outputs).
+    """residual + x W' + [sᵢ (x ∘ kept) Aᵢ' Bᵢ' for each i]: (N, outputs).
 
     x, kept (N, in); W (outputs, in), frozen; A (Σ rᵢ, in), all Aᵢ on each other; Bᵢ (outᵢ, rᵢ).
     """
@@ -107,6 +157,7 @@ class _LoraProduct(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
+        residual: Tensor | None,
         weight: Tensor,
         kept: Tensor,
         scales: list[float],
@@ -115,7 +166,7 @@ class _LoraProduct(torch.autograd.Function):
     ) -> Tensor:
         dropped = x * kept
         inner = torch.mm(dropped, a.t())
-        out = torch.mm(x, weight.t())
+        out = x @ weight.t() if residual is None else torch.addmm(residual, x, weight.t())
         for to, low, each, scale in _slices(out, inner, b, scales):
             to.addmm_(low, each.t(), alpha=scale)
         ctx.scales = scales
@@ -134,7 +185,8 @@ class _LoraProduct(torch.autograd.Function):
             torch.addmm(low, part, each, beta=0, alpha=scale, out=low)
         grad_a = torch.mm(grad_inner.t(), dropped)
         grad_x = torch.mm(grad_inner, a).mul_(kept).addmm_(grad, weight)
-        return (grad_x, None, None, None, grad_a, *grad_b)
+        grad_residual = grad if ctx.needs_input_grad[1] else None
+        return (grad_x, grad_residual, None, None, None, grad_a, *grad_b)
 
 
 def _slices(

@@ -18,7 +18,9 @@ from torch.nn import functional
 
 from stentor.data.batch import Batch, Micro
 from stentor.errors import TrainingError
-from stentor.model.forward import bare, head_loss, hidden_states, padded_rows
+from stentor.model.forward import bare, hidden_states
+from stentor.model.head import head_loss
+from stentor.model.layout import padded_rows
 from stentor.train import checkpoint as checkpoints
 from stentor.train.device import Machine
 from stentor.train.display import Display

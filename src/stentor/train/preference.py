@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from stentor.data.batch import Micro
-from stentor.model.forward import bare, head_loss, hidden_states
+from stentor.model.forward import bare, hidden_states
+from stentor.model.head import head_loss
 from stentor.train.loop import Objective, token_loss
 
 

@@ -1,0 +1,92 @@
+"""The loss of the head, in chunks, so that all logits are never held at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Sum of cross entropies of `hidden` @ `weight`.T against `targets`, in chunks.
+
+    The gradients are formed chunk by chunk while the logits are at hand, so the backward
+    pass multiplies nothing again, and only `chunk` × vocabulary logits exist at a time.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        offset: Tensor | None,
+        token_weights: Tensor | None,
+        chunk: int,
+    ) -> tuple[Tensor, Tensor]:
+        losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight) if needs_weight else None
+        buffer = hidden.new_empty(min(chunk, len(targets)), weight.shape[0])
+        for start in range(0, len(targets), chunk):
+            part = slice(start, min(start + chunk, len(targets)))
+            rows, wanted = hidden[part], targets[part]
+            logits = torch.mm(rows, weight.t(), out=buffer[: len(rows)])
+            if offset is not None:
+                logits.add_(offset)
+            top = logits.amax(dim=-1, keepdim=True)
+            at_target = logits.gather(1, wanted[:, None])
+            probabilities = logits.sub_(top).exp_()
+            total = probabilities.sum(dim=-1, keepdim=True, dtype=torch.float32)
+            losses[part] = (total.log() + top.float() - at_target.float()).squeeze(1)
+            if grad_hidden is None and grad_weight is None:
+                continue
+            probabilities.div_(total.to(probabilities.dtype))
+            ones = torch.ones_like(wanted[:, None], dtype=probabilities.dtype)
+            probabilities.scatter_add_(1, wanted[:, None], -ones)
+            if token_weights is not None:
+                probabilities.mul_(token_weights[part, None])
+            if grad_hidden is not None:
+                torch.mm(probabilities, weight, out=grad_hidden[part])
+            if grad_weight is not None:
+                grad_weight.addmm_(probabilities.t(), rows)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.mark_non_differentiable(losses)
+        weighted = losses if token_weights is None else losses * token_weights
+        return weighted.sum(), losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = grads[0]
+        return (
+            None if grad_hidden is None else grad_hidden * scale,
+            None if grad_weight is None else grad_weight * scale,
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+def head_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    offset: Tensor | None = None,
+    token_weights: Tensor | None = None,
+    chunk: int = 256,
+) -> tuple[Tensor, Tensor]:
+    """(sum, each) of the cross entropies in nats of predicting `targets` (M,).
+
+    hidden (M, H): normalised states at the supervised places; weight (V, H): the head;
+    offset (V,): added to the logits; token_weights (M,): of each in the sum (1). Only the sum
+    carries a gradient.
+    """
+    out: tuple[Tensor, Tensor] = _HeadLoss.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, targets, offset, token_weights, chunk
+    )
+    return out
