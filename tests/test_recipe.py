@@ -313,6 +313,13 @@ def test_a_wrong_field_at_any_depth_names_the_nearest(
         ),
         ("phases.1.mix={seed: 0.5}", "phases.1.examples: a mix by weights needs it"),
         ("phases.1.name=first", "phases: the name 'first' occurs twice"),
+        (
+            "data.sources.seed.use=seed_saftey",
+            "data.sources.seed.use: input should be 'bundled', 'seed_safety', 'stop_calibration', "
+            "'chat', 'instruction', 'preference', 'transcript', 'text', 'dolly', 'beavertails', "
+            "'falsereject', 'coconot', 'safety_tuned_llamas' or 'pku_saferlhf', not "
+            "'seed_saftey'; did you mean 'seed_safety'?",
+        ),
         ("phases.0.mix.seed=0", "phases.0.mix.seed: input should be greater than 0, not 0"),
         ("phases.0.mix.seed=-3", "phases.0.mix.seed: input should be greater than 0, not -3"),
         (
@@ -452,3 +459,10 @@ def test_what_is_no_yaml_is_told_so(content: str | bytes, why: str) -> None:
 
 def test_a_part_that_holds_itself_is_a_mistake_like_others() -> None:
     assert "name: input should be a valid string, not {'b': {...}}" in problems("name: &a {b: *a}")
+
+
+def test_a_key_given_twice_is_a_mistake_with_its_line() -> None:
+    assert problems("seed: 1\nphases:\n  - {name: a, name: b}\nseed: 2\n") == (
+        "phases.0.name: it is given twice (line 3)",
+        "seed: it is given twice (line 4)",
+    )

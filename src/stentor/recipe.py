@@ -13,7 +13,7 @@ import difflib
 import os
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -72,11 +72,30 @@ class AdapterPart(Part):
     )
 
 
+Reader = Literal[
+    "bundled",
+    "seed_safety",
+    "stop_calibration",
+    "chat",
+    "instruction",
+    "preference",
+    "transcript",
+    "text",
+    "dolly",
+    "beavertails",
+    "falsereject",
+    "coconot",
+    "safety_tuned_llamas",
+    "pku_saferlhf",
+]
+"""The modules of `stentor.data.sources`."""
+
+
 class SourcePart(Part):
     """One source of rows."""
 
-    use: str
-    """Which reader maps the rows: see `stentor.data.sources`."""
+    use: Reader
+    """Which module of `stentor.data.sources` maps the rows."""
     path: str | None = None
     """A local file (JSON lines, .gz, .zst, CSV, Parquet) or a glob, relative to `data.root`."""
     hub: str | None = None
@@ -381,16 +400,45 @@ def load(name_or_path: str, kind: type[AnyRecipe], overrides: Sequence[str] = ()
     """Read a recipe, apply `a.b=c` overrides, check all of it."""
     path = find(name_or_path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw, twice = _read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # `2020-13-45` is a ValueError
         raise RecipeError(str(path), [f"it is not valid YAML: {error}"]) from None
     if not isinstance(raw, dict):
         raise RecipeError(str(path), ["it is not a mapping of fields"])
+    if twice:
+        raise RecipeError(str(path), twice)
     raw.setdefault("name", path.stem)
     problems = [p for text in overrides if (p := _override(raw, text))]
     if problems:
         raise RecipeError("--set", problems)
     return parse(raw, kind, str(path))
+
+
+def _read_yaml(text: str) -> tuple[Any, list[str]]:
+    """What a YAML text holds, and its keys that are given twice, of which YAML keeps the last."""
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        twice = [] if root is None else list(dict.fromkeys(_given_twice(root, ())))
+        return (None if root is None else loader.construct_document(root)), twice
+    finally:
+        loader.dispose()
+
+
+def _given_twice(node: yaml.Node, path: tuple[str, ...]) -> Iterator[str]:
+    if len(path) > 20:  # a part that holds itself
+        return
+    if isinstance(node, yaml.SequenceNode):
+        for number, child in enumerate(node.value):
+            yield from _given_twice(child, (*path, str(number)))
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, child in node.value:
+            here = (*path, str(key.value))
+            if str(key.value) in seen:
+                yield f"{'.'.join(here)}: it is given twice (line {key.start_mark.line + 1})"
+            seen.add(str(key.value))
+            yield from _given_twice(child, here)
 
 
 def parse(raw: dict[str, Any], kind: type[AnyRecipe], where: str) -> AnyRecipe:

@@ -361,7 +361,7 @@ def test_our_own_sources_need_no_file(use: str) -> None:
 
 def test_an_unknown_source_names_the_nearest() -> None:
     with pytest.raises(DataError) as caught:
-        sources.examples(SourcePart(use="beavertail"), Path())
+        sources.find("beavertail")
     assert str(caught.value) == (
         "no source is called 'beavertail'; did you mean 'beavertails'?"
     )  # fmt: skip

@@ -1,13 +1,14 @@
 """Sources by name. Each is a small module that maps rows to examples of a kind.
 
 To add one, write a module with `ABOUT`, `DEFAULT` (where its rows come from when a recipe does
-not say) and `read(rows, tally)`, and name it in `_MODULES`.
+not say) and `read(rows, tally)`, and name it in `stentor.recipe.Reader`.
 """
 
 from __future__ import annotations
 
 import importlib
 import random
+import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +18,7 @@ from stentor import assets
 from stentor.data.examples import Example, Tally
 from stentor.data.files import Row, expand, read_hub, read_rows
 from stentor.errors import DataError
-from stentor.recipe import SourcePart, nearest
-
-_MODULES = (
-    "bundled",
-    "seed_safety",
-    "stop_calibration",
-    "chat",
-    "instruction",
-    "preference",
-    "transcript",
-    "text",
-    "dolly",
-    "beavertails",
-    "falsereject",
-    "coconot",
-    "safety_tuned_llamas",
-    "pku_saferlhf",
-)
+from stentor.recipe import Reader, SourcePart, nearest
 
 
 @dataclass(frozen=True)
@@ -58,15 +42,15 @@ class Source(Protocol):
 
 def find(name: str) -> Source:
     """The source called `name`."""
-    if name not in _MODULES:
-        raise DataError(f"no source is called {name!r}{nearest(name, _MODULES)}")
+    if name not in names():
+        raise DataError(f"no source is called {name!r}{nearest(name, names())}")
     module: Source = importlib.import_module(f"{__name__}.{name}")
     return module
 
 
 def names() -> tuple[str, ...]:
     """All sources."""
-    return _MODULES
+    return typing.get_args(Reader)
 
 
 def examples(
