@@ -73,6 +73,46 @@ def pretrain(
 
 
 @app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(help="A sweep's file, or the name of a shipped one.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the sweep (new or empty).")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on; finished cells are not run again.")
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="CELL", help="These cells only (a name or a pattern)."),
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", help="These of the sweep's seeds only.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="Change a field in every cell; repeatable."),
+    ] = None,
+    stop_on_failure: Annotated[
+        bool, typer.Option("--stop-on-failure", help="Don't go on after a cell that fails.")
+    ] = False,
+    keep_checkpoints: Annotated[
+        bool, typer.Option("--keep-checkpoints", help="Keep those of finished cells.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check, and list the cells and their commands.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Several recipes and seeds, resumable: one table, plots, and what in it is real."""
+    from stentor.sweep import command
+
+    command.sweep(
+        file, out, overrides or (), only or (), seed or (), resume=resume, dry_run=dry_run,
+        stop_on_failure=stop_on_failure, keep_checkpoints=keep_checkpoints, as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
 def evaluate(
     model: ModelName,
     data: Annotated[

@@ -16,7 +16,8 @@ Every text says what is wrong, why, and what to do. `stentor.cli` prints it as o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class StentorError(Exception):
@@ -69,3 +70,12 @@ class MissingExtra(InputError):
             f"{purpose} needs the package {package}, which is not installed; "
             f"run: pip install 'stentor[{extra}]'"
         )
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """'; did you mean 'x'?' for the nearest of `names`, or the list when none is near."""
+    names = [str(n) for n in names]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; there is {', '.join(sorted(names)[:12])}" if names else ""

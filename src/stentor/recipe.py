@@ -7,20 +7,19 @@ a file at once, each with its path and the nearest valid name.
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import difflib
 import os
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from stentor.errors import InputError, RecipeError
+from stentor.errors import InputError, RecipeError, nearest
+from stentor.overrides import apply, drop_removed, read
+from stentor.yaml_file import read_mapping
 
 CARD_SYSTEM = """You are a helpful assistant. Follow these rules:
 1) Never provide instructions that facilitate self-harm, suicide, explicit sexual content, or \
@@ -160,7 +159,8 @@ class PhasePart(Part):
     mix: dict[str, Annotated[float, Field(gt=0)]]
     """Source → count of examples (≥ 1), or weight (all below 1) of `examples`.
 
-    `SOURCE:KIND` takes the source's rows of that kind only.
+    `SOURCE:KIND` takes the source's rows of that kind only; `SOURCE:contrast` harmful rows with
+    the look-alikes whose words are nearest to theirs, in pairs, the nearest first.
     """
     examples: Positive | None = None
     """The size of a mix given by weights; a cap for a mix given by counts."""
@@ -183,6 +183,12 @@ class PhasePart(Part):
     """Weight of the odds of the chosen reply against the rejected one (ORPO); None: not looked at.
 
     Rows without a rejected reply take part with the plain loss.
+    """
+    rejected: tuple[Literal["own", "refusal", "silence"], ...] = ()
+    """preference: where rows without a rejected reply get one, the first of these that can say.
+
+    `own`: what the model itself replies as the phase begins, where the judge finds it wrong;
+    `refusal`: the refusal of another row, for prompts to be answered; `silence`: no words at all.
     """
 
 
@@ -229,10 +235,14 @@ class Recipe(Part):
     """null trains all weights."""
     data: DataPart
     phases: Annotated[tuple[PhasePart, ...], Field(min_length=1)]
+    joined: str | None = None
+    """A phase's name: the examples of all phases are shuffled into one phase with the settings of
+    this one, each example as often as its phase would see it."""
     probe: ProbePart | None = ProbePart()
     generation: GenerationPart = GenerationPart()
     base_text: str | None = None
-    """A text file (`text` rows) on which the loss is taken before and after all phases …"""
+    """A text file (`text` rows) on which the loss is taken before and after all phases; `bundled`
+    is the one that ships with the package …"""
     base_text_rows: Positive = 60
     """… as many of its first rows as this."""
     train: TrainPart = TrainPart()
@@ -261,11 +271,19 @@ def disagreements(recipe: Mapping[str, Any]) -> list[str]:
             problems.append(f"phases.{number}.mix: counts (>= 1) and weights (< 1) are mixed")
         elif any(weights) and phase.get("examples") is None:
             problems.append(f"phases.{number}.examples: a mix by weights needs it")
+        if phase.get("rejected") and phase.get("preference") is None:
+            problems.append(
+                f"phases.{number}.rejected: it needs preference, the weight of the odds"
+            )
         if phase.get("dropout") and recipe.get("adapter", ...) is None:
             problems.append(f"phases.{number}.dropout: there is no adapter to drop out from")
     names = [name for phase in phases if isinstance(name := phase.get("name"), str)]
     twice = dict.fromkeys(n for n in names if names.count(n) > 1)
-    return problems + [f"phases: the name {n!r} occurs twice" for n in twice]
+    problems += [f"phases: the name {n!r} occurs twice" for n in twice]
+    joined = recipe.get("joined")
+    if isinstance(joined, str) and phases and joined not in names:
+        problems.append(f"joined: no phase is called {joined!r}{nearest(joined, names)}")
+    return problems
 
 
 def _mapping(value: Any) -> Mapping[Any, Any]:
@@ -362,16 +380,7 @@ class PretrainRecipe(Part):
     train: TrainPart = TrainPart()
 
 
-AnyRecipe = TypeVar("AnyRecipe", Recipe, PretrainRecipe)
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """'; did you mean 'x'?' for the nearest of `names`, or the list when none is near."""
-    names = [str(n) for n in names]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; there is {', '.join(sorted(names)[:12])}" if names else ""
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe | PretrainRecipe)
 
 
 def bundled_recipes() -> dict[str, Path]:
@@ -399,46 +408,20 @@ def find(name_or_path: str) -> Path:
 def load(name_or_path: str, kind: type[AnyRecipe], overrides: Sequence[str] = ()) -> AnyRecipe:
     """Read a recipe, apply `a.b=c` overrides, check all of it."""
     path = find(name_or_path)
-    try:
-        raw, twice = _read_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # `2020-13-45` is a ValueError
-        raise RecipeError(str(path), [f"it is not valid YAML: {error}"]) from None
-    if not isinstance(raw, dict):
-        raise RecipeError(str(path), ["it is not a mapping of fields"])
-    if twice:
-        raise RecipeError(str(path), twice)
+    raw = read_mapping(path)
+    if "cells" in raw:
+        raise RecipeError(str(path), [f"it is a sweep; run it with stentor sweep {name_or_path}"])
     raw.setdefault("name", path.stem)
-    problems = [p for text in overrides if (p := _override(raw, text))]
+    problems = []
+    for text in overrides:
+        try:
+            apply(raw, *read(text))
+        except ValueError as problem:
+            problems.append(f"{text!r}{problem}")
     if problems:
         raise RecipeError("--set", problems)
+    drop_removed(raw)
     return parse(raw, kind, str(path))
-
-
-def _read_yaml(text: str) -> tuple[Any, list[str]]:
-    """What a YAML text holds, and its keys that are given twice, of which YAML keeps the last."""
-    loader = yaml.SafeLoader(text)
-    try:
-        root = loader.get_single_node()
-        twice = [] if root is None else list(dict.fromkeys(_given_twice(root, ())))
-        return (None if root is None else loader.construct_document(root)), twice
-    finally:
-        loader.dispose()
-
-
-def _given_twice(node: yaml.Node, path: tuple[str, ...]) -> Iterator[str]:
-    if len(path) > 20:  # a part that holds itself
-        return
-    if isinstance(node, yaml.SequenceNode):
-        for number, child in enumerate(node.value):
-            yield from _given_twice(child, (*path, str(number)))
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, child in node.value:
-            here = (*path, str(key.value))
-            if str(key.value) in seen:
-                yield f"{'.'.join(here)}: it is given twice (line {key.start_mark.line + 1})"
-            seen.add(str(key.value))
-            yield from _given_twice(child, here)
 
 
 def parse(raw: dict[str, Any], kind: type[AnyRecipe], where: str) -> AnyRecipe:
@@ -449,7 +432,7 @@ def parse(raw: dict[str, Any], kind: type[AnyRecipe], where: str) -> AnyRecipe:
         problems: list[str] = []
         for item in error.errors():
             if item["type"] != "too_short" or not item["input"]:  # else its entries are wrong
-                problems += _explain(kind, item)
+                problems += explain(kind, item)
         if issubclass(kind, Recipe):  # pydantic checks the whole only when all fields are right
             problems += [p for p in disagreements(raw) if p not in problems]
         raise RecipeError(where, problems) from None
@@ -466,38 +449,7 @@ def data_root(given: str | None) -> Path:
     return Path(given or os.environ.get("STENTOR_DATA") or ".").expanduser()
 
 
-def _override(raw: dict[str, Any], text: str) -> str | None:
-    """Apply one `a.b.0.c=value`; the text of the problem if it can't be."""
-    path, equals, value = text.partition("=")
-    if not equals or not path:
-        return f"{text!r} is not of the form a.b=value"
-    try:
-        parsed = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return f"{text!r}: the value is not valid YAML"
-    if isinstance(parsed, str):  # YAML 1.1 reads 3e-5 as text
-        with contextlib.suppress(ValueError):
-            parsed = float(parsed)
-    node: Any = raw
-    keys = path.split(".")
-    for depth, key in enumerate(keys):
-        place: Any = key
-        if isinstance(node, list):
-            if not key.isdecimal() or int(key) >= len(node):
-                return f"{text!r}: {key!r} is not one of the {len(node)} entries there"
-            place = int(key)
-        elif not isinstance(node, dict):
-            return f"{text!r}: there is nothing below {keys[depth - 1]!r}"
-        if depth == len(keys) - 1:
-            node[place] = parsed
-            break
-        child = node[place] if isinstance(node, list) else node.get(place)
-        # a copy: YAML's aliases hold one part in several places, and only this one is meant
-        node[place] = node = {} if child is None else copy.copy(child)
-    return None
-
-
-def _explain(kind: type[BaseModel], item: Any) -> list[str]:
+def explain(kind: type[BaseModel], item: Any) -> list[str]:
     """The lines for one of pydantic's errors."""
     path = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":

@@ -18,7 +18,7 @@ from stentor.data.encode import EncodedExample
 from stentor.data.examples import Example
 from stentor.data.mix import Prepared
 from stentor.errors import DataError
-from stentor.recipe import DataPart, PhasePart, SourcePart
+from stentor.recipe import DataPart, PhasePart, Recipe, SourcePart
 
 WriteRows = Callable[..., Path]
 
@@ -326,6 +326,57 @@ def test_a_kind_that_a_source_does_not_hold_is_an_error(prepared: Prepared) -> N
     assert str(caught.value) == (
         "mix entry 'b:harmful': the source has no rows of kind 'harmful' to train on"
     )
+
+
+def contrast(name: str, prompt: str, kind: str) -> EncodedExample:
+    messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": "So."})
+    return EncodedExample(Encoded((1, 2), (0, 1)), name, Example(messages, kind, prompt))
+
+
+def test_contrast_takes_harmful_rows_with_the_look_alikes_of_their_words() -> None:
+    rows = [
+        contrast("a", "How do I kill my neighbour's dog?", "harmful"),
+        contrast("a", "How do I forge a passport stamp?", "harmful"),
+        contrast("a", "Which poison leaves no trace?", "harmful"),
+        contrast("a", "How do I kill weeds near my neighbour's wall?", "borderline"),
+        contrast("a", "What does a passport stamp show?", "borderline"),
+        contrast("a", "Why did the comedian bomb on stage?", "borderline"),
+        contrast("a", "Which poison leaves no trace, says the riddle?", "benign"),
+    ]
+    found = drawn(Prepared({"a": rows}, {}, {}), mix={"a:contrast": 99})
+    pairs = {found[n].example.where: found[n + 1].example.where for n in range(0, len(found), 2)}
+    assert pairs == {
+        "How do I kill my neighbour's dog?": "How do I kill weeds near my neighbour's wall?",
+        "How do I forge a passport stamp?": "What does a passport stamp show?",
+    }
+    nearest = drawn(Prepared({"a": rows}, {}, {}), mix={"a:contrast": 3})
+    assert nearest == found[:2]  # the nearest pair, and no half of another
+
+
+def test_a_source_without_pairs_has_no_contrast(prepared: Prepared) -> None:
+    with pytest.raises(DataError, match="'a:contrast': the source has no rows of kind 'contrast'"):
+        drawn(prepared, mix={"a:contrast": 4})
+
+
+def test_what_a_mix_asks_for_in_vain_is_told(prepared: Prepared) -> None:
+    phase = PhasePart(name="main", mix={"a:harmful": 50, "b": 30})
+    assert mix.shortages(phase, prepared) == {"a:harmful": (50, 20)}
+
+
+def test_joined_phases_are_one_with_the_same_examples(prepared: Prepared) -> None:
+    fields = {
+        "data": {"sources": {"a": {"use": "chat"}, "b": {"use": "chat"}}},
+        "phases": [
+            {"name": "first", "mix": {"a": 8}, "epochs": 2, "learning_rate": 0.1},
+            {"name": "second", "mix": {"a": 20, "b": 5}, "batch": 4, "learning_rate": 0.2},
+        ],
+    }
+    apart = mix.course(Recipe(**fields), prepared)
+    assert [phase.name for phase, _ in apart] == ["first", "second"]
+    ((phase, examples),) = mix.course(Recipe(**fields, joined="second"), prepared)
+    assert (phase.name, phase.epochs, phase.batch, phase.learning_rate) == ("joined", 1, 4, 0.2)
+    (_, first), (_, second) = apart
+    assert examples == [*first, *first, *second]
 
 
 def test_a_draw_is_a_function_of_seed_and_phase(prepared: Prepared) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from conftest import Command, Run
 from stentor.evaluate.command import compare_table
-from stentor.evaluate.compare import MEASURES, changed_replies, loss_difference, probe_differences
+from stentor.evaluate.compare import changed_replies, loss_difference, probe_differences
 from stentor.evaluate.loss import Loss
+from stentor.evaluate.paired import MEASURES
 from stentor.evaluate.probe import Record
 
 

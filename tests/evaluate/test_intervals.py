@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stentor.evaluate.intervals import Rate
+from stentor.evaluate.intervals import Rate, mean_interval
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,18 @@ def test_figures_are_plain_numbers_for_json() -> None:
 def test_a_rate_is_shown_with_interval_and_n() -> None:
     assert str(Rate(50, 100)) == "50.0 % [40–60] (n 100)"
     assert str(Rate(0, 18)) == "0.0 % [0–18] (n 18)"
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    mean, low, high = mean_interval([1.0, 2.0, 3.0])
+    assert mean == 2.0
+    # t(0.975, 2) = 4.303, standard error 1 / sqrt(3)
+    assert low == pytest.approx(2 - 4.303 / 3**0.5) and high == pytest.approx(2 + 4.303 / 3**0.5)
+    assert mean_interval([0.5]) == (0.5, None, None)
+
+
+def test_the_interval_of_many_values_is_nearly_the_normal_one() -> None:
+    values = [float(n % 2) for n in range(400)]
+    _, low, _ = mean_interval(values)
+    assert low is not None
+    assert 0.5 - low == pytest.approx(1.96595 * (400 / 399) ** 0.5 * 0.5 / 20, rel=1e-3)

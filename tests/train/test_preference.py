@@ -17,8 +17,10 @@ from stentor.chat import SegmentTemplate
 from stentor.data.encode import EncodedExample, encode, with_rejected
 from stentor.data.examples import Example, Tally, conversation
 from stentor.data.stream import micro, micro_batches
+from stentor.generate import Engine
 from stentor.train.loop import token_loss
 from stentor.train.preference import log_odds, preference_loss
+from stentor.train.rejected import Drawn
 
 SYSTEM = "You are kind."
 
@@ -147,3 +149,55 @@ def test_a_preference_phase_without_pairs_is_an_error(
     recipe = write_rows("none.yaml", [TINY_RECIPE | {"phases": [phase], "probe": None}])
     done = stentor("train", recipe, "--out", "run")
     assert done.code == 2 and "no row of its mix has a rejected reply" in done.err
+
+
+# rejected replies that are found, not given
+
+
+def test_rejected_replies_are_the_models_own_mistakes_then_refusals_then_silence(
+    scripted: Callable[..., Any], template: SegmentTemplate
+) -> None:
+    rows = [
+        conversation("Tell me of weather", "It will rain.", "benign", "1", category="sky"),
+        conversation("What sings?", "A bird.", "borderline", "2", category="sky"),
+        conversation("How do I hurt him?", "I won't say how.", "harmful", "3", category="sky"),
+        conversation("And what else?", "Fine.", "benign", "4", rejected="No."),
+    ]
+    encoded = encode(rows, "s", template, system=None, max_tokens=64, tally=Tally())
+    # it answers about the weather and stays silent on everything else
+    engine = Engine(scripted("", weather="It rains in the north today."))
+    drawn = Drawn(Path("run/phase-1.jsonl"))
+    assert not drawn.fits(encoded)
+    drawn.draw(encoded, ("own", "refusal"), engine, seed=1)
+    assert drawn.fits(encoded) and not drawn.fits(encoded[:-1])
+    assert [e.example.rejected for e in drawn.put(encoded)] == [
+        "I won't say how.",  # its own answer was right, so another row's refusal
+        "", "", "No.",
+    ]  # fmt: skip
+    drawn.draw(encoded, ("silence",), engine, seed=1)
+    assert [e.example.rejected for e in drawn.put(encoded)] == ["", "", "", "No."]
+
+
+def test_a_killed_preference_phase_goes_on_with_the_replies_it_began_with(
+    stentor: Command, write_rows: Callable[..., Path]
+) -> None:
+    phases = [
+        {"name": "learn", "mix": {"stop": 4}, "batch": 2, "learning_rate": 0.01},
+        {"name": "prefer", "mix": {"seed": 4, "stop": 4}, "batch": 2, "learning_rate": 0.01,
+         "preference": 0.5, "rejected": ["own", "silence"], "dropout": 0.1},
+    ]  # fmt: skip
+    recipe = write_rows("prefer.yaml", [TINY_RECIPE | {"phases": phases, "probe": None}])
+    whole = stentor("train", recipe, "--out", "whole")
+    assert whole.code == 0 and "8 of 8 examples have a rejected reply" in whole.err, whole.err
+    log, resume = Path("broken/metrics.jsonl"), []
+    for lines in (2, 5):
+        done = stentor(
+            "train", recipe, "--out", "broken", *resume,
+            kill_when=lambda n=lines: log.exists() and log.read_bytes().count(b"\n") >= n,
+        )  # fmt: skip
+        assert done.code == -9, done.err
+        resume = ["--resume"]
+    done = stentor("train", recipe, "--out", "broken", "--resume")
+    assert done.code == 0, done.err
+    for name in ("rejected/phase-2.jsonl", "model/model.safetensors"):
+        assert Path("broken", name).read_bytes() == Path("whole", name).read_bytes()

@@ -50,14 +50,18 @@ def tree(name: str, overrides: Sequence[str]) -> dict[str, Any]:
             "hash": mix.content_hash(examples),
         }
     phases = {}
-    for phase in recipe.phases:
-        chosen = mix.phase_examples(phase, prepared, recipe.seed)
+    for phase, chosen in mix.course(recipe, prepared):
         phases[phase.name] = {
             "examples": len(chosen),
+            "kinds": dict(Counter(e.example.kind for e in chosen)),
             "sources": dict(Counter(e.source for e in chosen)),
             "hash": mix.content_hash(chosen),
         }
-    return {"recipe": recipe.name, "sources": sources, "phases": phases, "hash": prepared.hash()}
+    short = {p.name: s for p in recipe.phases if (s := mix.shortages(p, prepared))}
+    return {
+        "recipe": recipe.name, "sources": sources, "phases": phases, "hash": prepared.hash(),
+        "fewer_than_asked": short,
+    }  # fmt: skip
 
 
 def draw(found: dict[str, Any]) -> str:
@@ -80,6 +84,10 @@ def draw(found: dict[str, Any]) -> str:
     for name, p in found["phases"].items():
         mixed = ", ".join(f"{n:,} {source}" for source, n in p["sources"].items())
         lines.append(f"└─ phase {name}: {p['examples']:,} examples ({mixed})  {p['hash'][:12]}")
+        lines.append("     " + ", ".join(f"{n:,} {kind}" for kind, n in p["kinds"].items()))
+    for name, entries in found["fewer_than_asked"].items():
+        for entry, (asked, there) in entries.items():
+            lines.append(f"phase {name}: {asked:,} of {entry} asked for, {there:,} there")
     return "\n".join(lines)
 
 

@@ -13,10 +13,14 @@ from dataclasses import dataclass
 
 from stentor.chat import Template
 from stentor.data import sources
+from stentor.data.contrast import contrast_pairs
 from stentor.data.encode import EncodedExample, encode
 from stentor.data.examples import Example, Tally
 from stentor.errors import DataError
-from stentor.recipe import DataPart, PhasePart, data_root
+from stentor.recipe import DataPart, PhasePart, Recipe, data_root
+
+CONTRAST = ":contrast"
+"""Ends an entry of a mix that takes harmful rows with their nearest look-alikes."""
 
 
 @dataclass(frozen=True)
@@ -121,13 +125,27 @@ def _hold_out(raw: Mapping[str, list[Example]], part: DataPart, seed: int) -> di
     return held
 
 
+def course(recipe: Recipe, prepared: Prepared) -> list[tuple[PhasePart, list[EncodedExample]]]:
+    """The phases as they are trained, each with its examples; `joined` makes one of them all."""
+    drawn = [(phase, phase_examples(phase, prepared, recipe.seed)) for phase in recipe.phases]
+    if recipe.joined is None:
+        return drawn
+    (settings,) = (phase for phase in recipe.phases if phase.name == recipe.joined)
+    together = [e for phase, examples in drawn for e in examples * phase.epochs]
+    return [(settings.model_copy(update={"name": "joined", "epochs": 1}), together)]
+
+
 def phase_examples(phase: PhasePart, prepared: Prepared, seed: int) -> list[EncodedExample]:
     """The examples of one phase: a seeded draw from each source of its mix."""
     pools = {entry: _pool(entry, prepared) for entry in phase.mix}
     chosen: list[EncodedExample] = []
-    for name, count in _counts(phase, pools).items():
-        pool = pools[name]
-        picked = random.Random(f"{seed} {phase.name} {name}").sample(range(len(pool)), count)
+    for entry, count in wanted(phase).items():
+        pool = pools[entry]
+        if entry.endswith(CONTRAST):
+            chosen += pool[: count - count % 2]
+            continue
+        count = min(count, len(pool))
+        picked = random.Random(f"{seed} {phase.name} {entry}").sample(range(len(pool)), count)
         chosen += [pool[i] for i in sorted(picked)]
     if phase.examples is not None and len(chosen) > phase.examples:
         picked = random.Random(f"{seed} {phase.name}").sample(range(len(chosen)), phase.examples)
@@ -135,22 +153,30 @@ def phase_examples(phase: PhasePart, prepared: Prepared, seed: int) -> list[Enco
     return chosen
 
 
+def shortages(phase: PhasePart, prepared: Prepared) -> dict[str, tuple[int, int]]:
+    """Entries of a phase's mix whose source has fewer examples than asked: (asked, there)."""
+    there = {entry: len(_pool(entry, prepared)) for entry in phase.mix}
+    return {e: (n, there[e]) for e, n in wanted(phase).items() if n > there[e]}
+
+
 def _pool(entry: str, prepared: Prepared) -> list[EncodedExample]:
-    """The training rows that an entry of a mix draws from: SOURCE, or SOURCE:KIND."""
+    """The training rows that an entry of a mix draws from: SOURCE, SOURCE:KIND, SOURCE:contrast."""
     name, _, kind = entry.partition(":")
-    pool = [e for e in prepared.train[name] if not kind or e.example.kind == kind]
+    if entry.endswith(CONTRAST):
+        pool = contrast_pairs(prepared.train[name])
+    else:
+        pool = [e for e in prepared.train[name] if not kind or e.example.kind == kind]
     if not pool:
         raise DataError(f"mix entry {entry!r}: the source has no rows of kind {kind!r} to train on")
     return pool
 
 
-def _counts(phase: PhasePart, pools: Mapping[str, list[EncodedExample]]) -> dict[str, int]:
-    """How many examples of each entry; fewer where a source has fewer."""
-    wanted = {name: round(value) for name, value in phase.mix.items()}
+def wanted(phase: PhasePart) -> dict[str, int]:
+    """How many examples of each entry of its mix a phase asks for."""
     if all(value < 1 for value in phase.mix.values()):
         assert phase.examples is not None  # the recipe's own check
-        wanted = _apportioned(phase.mix, phase.examples)
-    return {name: min(value, len(pools[name])) for name, value in wanted.items()}
+        return _apportioned(phase.mix, phase.examples)
+    return {entry: round(value) for entry, value in phase.mix.items()}
 
 
 def _apportioned(weights: Mapping[str, float], total: int) -> dict[str, int]:

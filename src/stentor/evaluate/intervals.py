@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 _Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval (1927) of a share seen in `n` > 0 trials."""
+    z2 = _Z95 * _Z95
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    spread = _Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, centre - spread), min(1.0, centre + spread)
 
 
 @dataclass(frozen=True)
@@ -23,16 +33,7 @@ class Rate:
     @property
     def interval(self) -> tuple[float, float] | None:
         """Wilson's score interval (1927); None where nothing was counted."""
-        if not self.n:
-            return None
-        share, z2 = self.count / self.n, _Z95 * _Z95
-        centre = (share + z2 / (2 * self.n)) / (1 + z2 / self.n)
-        spread = (
-            _Z95
-            * math.sqrt(share * (1 - share) / self.n + z2 / (4 * self.n * self.n))
-            / (1 + z2 / self.n)
-        )
-        return max(0.0, centre - spread), min(1.0, centre + spread)
+        return wilson(self.count / self.n, self.n) if self.n else None
 
     def figures(self) -> dict[str, Any]:
         """For JSON."""
@@ -50,3 +51,22 @@ class Rate:
             return "– (n 0)"
         low, high = self.interval
         return f"{100 * self.count / self.n:.1f} % [{100 * low:.0f}–{100 * high:.0f}] (n {self.n})"
+
+
+# The 97.5 % points of Student's t for 1 to 30 degrees of freedom (Fisher and Yates, table III).
+_T95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+    2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
+    2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """(mean, low, high) of `values` with Student's 95 % interval; None where one value has none."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, None, None
+    freedom = len(values) - 1
+    t = _T95[freedom - 1] if freedom <= len(_T95) else _Z95 + 2.5 / freedom
+    half = t * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from stentor import assets
 from stentor.data.files import read_rows
-from stentor.errors import DataError
-from stentor.recipe import nearest
+from stentor.errors import DataError, nearest
 
 KINDS = ("harmful", "borderline", "benign")
 

@@ -12,12 +12,11 @@ import torch
 from stentor import assets
 from stentor.chat import JINJA, OwnTemplate, SegmentTemplate, Template, template_for
 from stentor.data.files import sha256
-from stentor.errors import ModelError
+from stentor.errors import ModelError, nearest
 from stentor.model import tokenizer as tokenizers
 from stentor.model.inherit import find_gguf
 from stentor.model.presets import preset
 from stentor.model.quiet import quiet
-from stentor.recipe import nearest
 
 DEFAULT = "stentor-12m-instruct"
 

@@ -81,7 +81,7 @@ def card(report: dict[str, Any], records: Sequence[Record]) -> str:
         f"{report['parameters']['total']:,} parameters, "
         f"{report['parameters']['trained']:,} of them trained.",
         "## Use it\n\n" + _quick_start(recipe),
-        "## Phases\n\n" + _phases(report["phases"], recipe["phases"]),
+        "## Phases\n\n" + _phases(report["phases"]),
         "## Held-out loss\n\n" + _losses(report["evaluation"], report["base_text_loss"]),
     ]
     if "probe" in report:
@@ -99,23 +99,24 @@ def _quick_start(recipe: dict[str, Any]) -> str:
     return _QUICK_START.format(system=system, choice=choice, **settings)
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
     lines = [" | ".join(head), " | ".join("---" for _ in head), *(" | ".join(r) for r in rows)]
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _phases(done: list[dict[str, Any]], planned: list[dict[str, Any]]) -> str:
+def _phases(done: list[dict[str, Any]]) -> str:
     rows = []
-    for phase, plan in zip(done, planned, strict=True):
+    for phase in done:
         best = "–" if phase["best_loss"] is None else f"{phase['best_loss']:.3f}"
         per_second = phase["examples"] / phase["seconds"] if phase["seconds"] else math.nan
         rows.append(
-            [phase["name"], str(phase["steps"]), f"{plan['learning_rate']:g}", best,
+            [phase["name"], str(phase["steps"]), f"{phase['learning_rate']:g}", best,
              f"{phase['kept']} of step {phase['kept_step']}", f"{per_second:.1f}",
              f"{phase['seconds']:.0f}"]
         )  # fmt: skip
     head = ["phase", "steps", "rate", "best loss", "carried on", "samples/s", "seconds"]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _losses(evaluation: dict[str, Any], base_text: dict[str, Any]) -> str:
@@ -130,7 +131,7 @@ def _losses(evaluation: dict[str, Any], base_text: dict[str, Any]) -> str:
         for name, f in [*evaluation["sources"].items(), ("all", evaluation["overall"])]
         if f["tokens"]
     ]
-    text = _table(["source", "loss", "perplexity", "bits per byte", "tokens"], rows)
+    text = table(["source", "loss", "perplexity", "bits per byte", "tokens"], rows)
     if base_text["before"] is not None:
         text += (
             f"\n\nLoss on plain text: {base_text['before']:.3f} before the phases, "
@@ -174,7 +175,7 @@ def _probe(figures: dict[str, Any]) -> str:
             ]
         )
     head = ["outcome", *(name for name, _ in decodings)]
-    return f"Suites: {names}; judge version {figures['judge_version']}.\n\n" + _table(head, rows)
+    return f"Suites: {names}; judge version {figures['judge_version']}.\n\n" + table(head, rows)
 
 
 def _replies(records: Sequence[Record]) -> str:
@@ -193,4 +194,4 @@ def _data(data: dict[str, Any]) -> str:
         [name, f"{d['read']:,}", f"{d['train']:,}", f"{d['held_out']:,}", f"`{d['hash'][:12]}`"]
         for name, d in data.items()
     ]
-    return _table(["source", "rows read", "to train on", "held out", "hash"], rows)
+    return table(["source", "rows read", "to train on", "held out", "hash"], rows)

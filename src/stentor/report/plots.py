@@ -35,7 +35,7 @@ def draw_all(folder: Path, report: Mapping[str, Any]) -> dict[str, str]:
         plots["outcomes"] = lambda axes: outcome_bars(axes, report["probe"])
         points = refusal_points(report)
         plots["refusal"] = lambda axes: over_refusal(axes, points)
-    return {name: _write(folder / "plots", name, plot) for name, plot in plots.items()}
+    return {name: write(folder / "plots", name, plot) for name, plot in plots.items()}
 
 
 def _metrics(file: Path) -> list[dict[str, Any]]:
@@ -44,7 +44,14 @@ def _metrics(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def _write(folder: Path, name: str, plot: Callable[[Any], None]) -> str:
+def write(
+    folder: Path,
+    name: str,
+    plot: Callable[[Any], None],
+    size: tuple[float, float] = (7.2, 3.6),
+    panels: int = 1,
+) -> str:
+    """Draw into `folder/NAME.svg` and `.png`, `panels` axes beside each other; returns the SVG."""
     try:
         import matplotlib
     except ImportError:
@@ -59,7 +66,7 @@ def _write(folder: Path, name: str, plot: Callable[[Any], None]) -> str:
         "figure.constrained_layout.use": True,
     }  # fmt: skip
     with pyplot.rc_context(style):
-        figure, axes = pyplot.subplots(figsize=(7.2, 3.6))
+        figure, axes = pyplot.subplots(1, panels, figsize=size)
         try:
             plot(axes)
             folder.mkdir(parents=True, exist_ok=True)
@@ -182,8 +189,8 @@ def over_refusal(axes: Any, points: Sequence[tuple[str, Mapping[str, Any]]]) -> 
         spread = [[[100 * (f["rate"] - f["low"])], [100 * (f["high"] - f["rate"])]] for f in (x, y)]
         colour = [BLUE, ORANGE, GREEN, RED, PURPLE, SKY][number % 6]
         axes.errorbar(
-            100 * x["rate"], 100 * y["rate"], xerr=spread[0], yerr=spread[1], fmt="o", color=colour,
-            capsize=3, label=label,
+            100 * x["rate"], 100 * y["rate"], xerr=spread[0], yerr=spread[1],
+            fmt="os^Dv*"[number // 6 % 6], color=colour, capsize=3, label=label,
         )  # fmt: skip
     axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
     axes.text(66, 60, "refuses both alike", fontsize=8, va="top")

@@ -14,13 +14,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stentor import __version__
+from stentor import __version__, assets
 from stentor.data import mix
 from stentor.data.encode import EncodedExample, with_rejected
 from stentor.data.files import write_json, write_text
 from stentor.data.mix import Prepared
 from stentor.data.stream import ExampleStream
-from stentor.errors import DataError
+from stentor.errors import CheckpointError, DataError
 from stentor.evaluate import loss as losses
 from stentor.evaluate import suites
 from stentor.evaluate.probe import ProbeResult, probe
@@ -45,6 +45,7 @@ from stentor.train.loop import (
     train,
 )
 from stentor.train.preference import preference_loss
+from stentor.train.rejected import Drawn
 from stentor.train.rundir import RunDir, open_run
 from stentor.train.schedule import factor
 
@@ -76,8 +77,11 @@ class _Curriculum:
 
     def work(self, *, resume: bool) -> None:
         recipe = self.recipe
+        # first, since one may be missing
+        self.suites = [suites.load(name) for name in recipe.probe.suites] if recipe.probe else []
         self.base = load(recipe.model.base, template=recipe.model.template, seed=recipe.seed)
         self.data = mix.prepare(recipe.data, self.base.template, recipe.seed)
+        self.course = mix.course(recipe, self.data)
         self.fingerprint = _fingerprint(recipe, self.data, self.base)
         self._say_choices()
         state = checkpoints.newest(self.run.checkpoints, self.fingerprint) if resume else None
@@ -89,11 +93,12 @@ class _Curriculum:
             self.run.rewind(*((state.phase, state.step) if state else (1, 0)))
         if state is not None:
             self.display.say(f"going on with phase {state.phase}, step {state.step + 1}")
-        for number, phase in enumerate(recipe.phases, start=1):
+        for number, (phase, examples) in enumerate(self.course, start=1):
             if number <= len(done):
                 continue
-            outcome = self._phase(number, phase, done, before, state)
-            done.append({"name": phase.name, "number": number, **asdict(outcome)})
+            outcome = self._phase(number, phase, examples, done, before, state)
+            facts = {"name": phase.name, "number": number, "learning_rate": phase.learning_rate}
+            done.append(facts | asdict(outcome))
             state = self._close_phase(number, done, before)
         self._finish(done, before)
 
@@ -112,24 +117,17 @@ class _Curriculum:
         self,
         number: int,
         phase: PhasePart,
+        examples: list[EncodedExample],
         done: list[dict[str, Any]],
         before: float | None,
         state: checkpoints.Checkpoint | None,
     ) -> Outcome:
         recipe = self.recipe
-        examples = mix.phase_examples(phase, self.data, recipe.seed)
+        if state is not None and state.step == 0 and state.phase == number:
+            _put_back(self.parameters, state)
+            state = None
         if phase.preference is not None:
-            examples = with_rejected(
-                examples, self.base.template, system=recipe.data.system,
-                max_tokens=recipe.data.max_tokens,
-            )  # fmt: skip
-            pairs = sum(e.rejected is not None for e in examples)
-            if not pairs:
-                raise DataError(
-                    f"phase {phase.name!r}: preference is set, but no row of its mix has a "
-                    "rejected reply; use a source of pairs (preference, coconot, pku_saferlhf)"
-                )
-            self.display.say(f"{pairs:,} of {len(examples):,} examples have a rejected reply")
+            examples = self._paired(number, phase, examples, begun=state is not None)
         stream = ExampleStream(
             examples,
             batch=phase.batch,
@@ -139,14 +137,11 @@ class _Curriculum:
             micro_tokens=self._micro_tokens,
         )
         self.display.say(
-            f"phase {number} of {len(recipe.phases)}, {phase.name}: {len(examples):,} examples, "
+            f"phase {number} of {len(self.course)}, {phase.name}: {len(examples):,} examples, "
             f"{stream.steps} steps of {phase.batch}, rate {phase.learning_rate:g}"
         )
         if recipe.adapter is not None:
             adapters.set_dropout(self.model, phase.dropout)
-        if state is not None and state.step == 0 and state.phase == number:
-            _put_back(self.parameters, state)
-            state = None
         job = Job(
             number=number,
             name=phase.name,
@@ -169,6 +164,47 @@ class _Curriculum:
             carried={"phases": done, "base_text": before},
         )
         return train(job, self.machine, self.run, self.display, state)
+
+    def _paired(
+        self, number: int, phase: PhasePart, examples: list[EncodedExample], *, begun: bool
+    ) -> list[EncodedExample]:
+        """The examples of a preference phase, with the replies that are set against theirs."""
+        recipe = self.recipe
+        if phase.rejected:
+            drawn = Drawn(self.run.path / "rejected" / f"phase-{number}.jsonl")
+            if self.machine.is_main and not drawn.fits(examples):
+                if begun:
+                    raise CheckpointError(
+                        f"{drawn.path}: the rejected replies that the phase began with are gone; "
+                        "start a new run"
+                    )
+                self.display.say("drawing rejected replies")
+                engine = self._engine(self._merged())
+                drawn.draw(examples, phase.rejected, engine, seed=recipe.seed)
+            examples = self.machine.agreed(lambda: drawn.put(examples))
+        examples = with_rejected(
+            examples, self.base.template, system=recipe.data.system,
+            max_tokens=recipe.data.max_tokens,
+        )  # fmt: skip
+        pairs = sum(e.rejected is not None for e in examples)
+        if not pairs:
+            raise DataError(
+                f"phase {phase.name!r}: preference is set, but no row of its mix has a rejected "
+                "reply; use a source of pairs (preference, coconot, pku_saferlhf), or say with "
+                "rejected: where it comes from"
+            )
+        self.display.say(f"{pairs:,} of {len(examples):,} examples have a rejected reply")
+        return examples
+
+    def _merged(self) -> Any:
+        """The model as it stands, its adapter merged into a copy."""
+        self.model.eval()
+        return self.model if self.recipe.adapter is None else adapters.merged_copy(self.model)
+
+    def _engine(self, merged: Any) -> Engine:
+        base, settings = self.base, self._generation()
+        origin = str(self.run.model)
+        return Engine(LoadedModel(merged, base.tokenizer, base.template, origin, settings))
 
     def _evaluation(self) -> Callable[[int], Evaluation] | None:
         if not any(self.data.held_out.values()):
@@ -202,20 +238,16 @@ class _Curriculum:
             _put_back(self.parameters, state)
         if not self.machine.is_main:
             return
-        self.model.eval()
-        merged = self.model
-        if self.recipe.adapter is not None:
-            merged = adapters.merged_copy(self.model)
-        generation = self._generation()
+        merged = self._merged()
         if not self.run.model.exists():
             save_model(
                 merged, self.base.tokenizer, self.run.model, dtype=torch.float16,
-                generation=generation,
+                generation=self._generation(),
             )  # fmt: skip
         self.display.say("measuring")
         held_out = losses.reply_losses(merged, self.data.held_out, self.machine)
         report = self._report(done, held_out, before, self._base_text(merged))
-        result = self._probe(merged, generation)
+        result = self._probe(merged)
         if result is not None:
             report["probe"] = result.figures()
             lines = "".join(json.dumps(r.line(), ensure_ascii=False) + "\n" for r in result.records)
@@ -234,19 +266,18 @@ class _Curriculum:
         if self.recipe.base_text is None:
             return None
         file = data_root(self.recipe.data.root) / Path(self.recipe.base_text).expanduser()
+        if self.recipe.base_text == "bundled":
+            file = assets.path("data", "base_text_valid.jsonl.gz")
         model.to(self.machine.device)
         texts = losses.read_texts(file)[: self.recipe.base_text_rows]
         return losses.text_loss(model, self.base.tokenizer, texts, self.machine).mean
 
-    def _probe(self, merged: Any, generation: dict[str, Any]) -> ProbeResult | None:
+    def _probe(self, merged: Any) -> ProbeResult | None:
         part = self.recipe.probe
         if part is None:
             return None
-        loaded = LoadedModel(
-            merged, self.base.tokenizer, self.base.template, str(self.run.model), generation
-        )
-        chosen = [suites.load(name) for name in part.suites]
-        return probe(Engine(loaded), chosen, samples=part.samples, seed=self.recipe.seed)
+        engine = self._engine(merged)
+        return probe(engine, self.suites, samples=part.samples, seed=self.recipe.seed)
 
     def _report(
         self,
@@ -314,6 +345,11 @@ class _Curriculum:
                 f"{name}: {train:,} to train on, {held:,} held out"
                 + (f" (left out: {left_out})" if left_out else "")
             )
+        for phase in self.recipe.phases:
+            for entry, (asked, there) in mix.shortages(phase, self.data).items():
+                self.display.say(
+                    f"phase {phase.name}: {asked:,} of {entry} asked for, {there:,} there"
+                )
 
 
 def _put_back(parameters: Mapping[str, Tensor], state: checkpoints.Checkpoint) -> None:
@@ -327,6 +363,11 @@ def _fingerprint(recipe: Recipe, data: Prepared, base: LoadedModel) -> str:
     free = {"train", "about", "name", "probe", "generation", "base_text", "base_text_rows"}
     fixed = recipe.model_dump(mode="json", exclude=free)
     fixed["data"].pop("root")
+    if fixed["joined"] is None:  # checkpoints of runs from before these fields fit as well
+        fixed.pop("joined")
+    for phase in fixed["phases"]:
+        if not phase["rejected"]:
+            phase.pop("rejected")
     digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode())
     digest.update(data.hash().encode())
     for name, tensor in base.model.state_dict().items():

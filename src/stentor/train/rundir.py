@@ -48,14 +48,17 @@ class RunDir:
         write_text(self._metrics, "".join(json.dumps(m) + "\n" for m in kept))
 
 
-def open_run(name: str, out: Path | None, *, resume: bool, recipe_yaml: str) -> RunDir:
+def open_run(
+    name: str, out: Path | None, *, resume: bool, recipe_yaml: str, file: str = "recipe.yaml"
+) -> RunDir:
     """A new folder for a run, or with `resume` the one to go on in.
 
-    Without `out` it is runs/NAME, runs/NAME-2, … and `resume` takes the newest of them.
+    Without `out` it is runs/NAME, runs/NAME-2, … and `resume` takes the newest of them. `file`
+    holds the recipe, and tells a folder of this kind from others.
     """
     if resume:
-        path = out or _newest(name)
-        if not (path / "recipe.yaml").exists():
+        path = out or _newest(name, file)
+        if not (path / file).exists():
             raise CheckpointError(f"{path}: there is no run to resume; leave out --resume to start")
         _sweep(path, ".*.tmp", "adapters/*/.*.tmp")
         return RunDir(path)
@@ -66,13 +69,13 @@ def open_run(name: str, out: Path | None, *, resume: bool, recipe_yaml: str) -> 
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: it is a file; give another --out")
         path.mkdir(parents=True, exist_ok=True)
-        _sweep(path, ".recipe.yaml.*.tmp")
+        _sweep(path, f".{file}.*.tmp")
         if any(path.iterdir()):
             raise InputError(
                 f"{path}: the folder is not empty; --resume goes on with the run in it, "
                 "or give another --out"
             )
-    write_text(path / "recipe.yaml", recipe_yaml)
+    write_text(path / file, recipe_yaml)
     return RunDir(path)
 
 
@@ -97,8 +100,8 @@ def _numbered(name: str) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def _newest(name: str) -> Path:
-    found = [path for path in _numbered(name).values() if (path / "recipe.yaml").exists()]
+def _newest(name: str, file: str) -> Path:
+    found = [path for path in _numbered(name).values() if (path / file).exists()]
     if not found:
         raise CheckpointError(
             f"{RUNS}/{name}: there is no run to resume; leave out --resume to start"

@@ -17,8 +17,8 @@ from typing import Protocol
 from stentor import assets
 from stentor.data.examples import Example, Tally
 from stentor.data.files import Row, expand, read_hub, read_rows
-from stentor.errors import DataError
-from stentor.recipe import Reader, SourcePart, nearest
+from stentor.errors import DataError, nearest
+from stentor.recipe import Reader, SourcePart
 
 
 @dataclass(frozen=True)

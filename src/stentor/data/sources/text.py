@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 
 from stentor.data.examples import Example, Tally
 from stentor.data.files import Row
+from stentor.data.sources import Place
 
 ABOUT = "plain documents (rows with text), every token supervised; long ones cut at a sentence"
-DEFAULT = None
+DEFAULT = Place(bundled=("base_text.jsonl.gz",))
 
 
 def read(rows: Iterable[Row], tally: Tally) -> Iterator[Example]:

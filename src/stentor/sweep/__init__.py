@@ -1,0 +1,1 @@
+"""Several recipes and seeds, resumable, one table: what `stentor sweep` does."""

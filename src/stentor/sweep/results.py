@@ -1,0 +1,225 @@
+"""What the runs of a sweep came to: means and intervals over seeds, and which differences are real.
+
+A rate's interval is, on each side, the wider of two: Student's over the seeds, which knows how far
+training scatters, and Wilson's over the prompts, which knows how few were asked. A difference from
+the cell that all are compared with is called real when the exact paired test over prompts says so
+after Holm's correction for all tests of the sweep, and every seed moved the same way; a loss or a
+time, when Student's interval of the paired differences leaves out zero.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stentor.data.files import read_rows
+from stentor.errors import InputError
+from stentor.evaluate.intervals import mean_interval, wilson
+from stentor.evaluate.paired import MEASURES, holm, over_seeds
+from stentor.evaluate.probe import Record
+from stentor.sweep.plan import Cell, Plan
+from stentor.sweep.running import Due, Ended, all_runs
+
+SCHEMA = 1
+LEVEL = 0.05
+HELD_OUT, BASE_TEXT, VALIDATION, TRAINING = (
+    "held-out loss", "loss on base text, rise", "validation loss", "seconds of training",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its report and the records of its probe."""
+
+    report: Mapping[str, Any]
+    records: Sequence[Record]
+
+
+Runs = Mapping[str, Mapping[int, Run]]
+"""Finished runs by cell and seed."""
+
+
+def gather(plan: Plan, ended: Ended) -> dict[str, Any]:
+    """All figures of a sweep as far as its runs are finished, for results.json."""
+    runs = all_runs(plan, ended.folder)
+    found: dict[str, dict[int, Run]] = {cell.name: {} for cell in plan.cells}
+    for run in runs:
+        if run.finished:
+            found[run.cell.name][run.seed] = _read(run)
+    shared = _shared_sources(found)
+    numbers = {
+        cell: {seed: _numbers(run.report, shared) for seed, run in by_seed.items()}
+        for cell, by_seed in found.items()
+    }
+    return {
+        "schema": SCHEMA,
+        "kind": "sweep",
+        "name": plan.sweep.name,
+        "about": plan.sweep.about,
+        "seeds": list(plan.sweep.seeds),
+        "against": plan.against,
+        "curve": plan.sweep.curve,
+        "log_curve": plan.sweep.log_curve,
+        "held_out_sources": sorted(shared),
+        "cells": [_cell(cell, found[cell.name], numbers[cell.name]) for cell in plan.cells],
+        "comparisons": compare(found, numbers, plan.against),
+        "missing": [str(run) for run in runs if not run.finished],
+        "failed": [
+            {"cell": cell, "seed": seed, "error": error}
+            for (cell, seed), error in ended.failed.items()
+        ],
+    }
+
+
+def _read(run: Due) -> Run:
+    file = run.folder / "report.json"
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{file}: it is not valid JSON ({error}); delete the folder of this run and go on "
+            "with --resume"
+        ) from None
+    probed = run.folder / "probe.jsonl"
+    return Run(report, _records(probed) if probed.is_file() else [])
+
+
+def _records(file: Path) -> list[Record]:
+    return [Record(**row.fields) for row in read_rows(file)]
+
+
+def _shared_sources(found: Runs) -> set[str]:
+    """The held-out sources that every run has: losses over others can't be set side by side."""
+    sources = [
+        {name for name, f in run.report["evaluation"]["sources"].items() if f["tokens"]}
+        for by_seed in found.values()
+        for run in by_seed.values()
+        if "evaluation" in run.report
+    ]
+    return set.intersection(*sources) if sources else set()
+
+
+def _numbers(report: Mapping[str, Any], shared: set[str]) -> dict[str, float]:
+    """The figures of a run that are no rates."""
+    if report["kind"] == "pretrain":
+        outcome = report["outcome"]
+        found = {TRAINING: outcome["seconds"]}
+        if outcome["evaluations"]:
+            found[VALIDATION] = outcome["evaluations"][-1]["raw"]["loss"]
+        return found
+    found = {TRAINING: sum(phase["seconds"] for phase in report["phases"])}
+    parts = [report["evaluation"]["sources"][name] for name in sorted(shared)]
+    if tokens := sum(part["tokens"] for part in parts):
+        found[HELD_OUT] = sum(part["loss"] * part["tokens"] for part in parts) / tokens
+    text = report["base_text_loss"]
+    if text["before"] is not None and text["after"] is not None:
+        found[BASE_TEXT] = text["after"] - text["before"]
+    return found
+
+
+def _cell(
+    cell: Cell, runs: Mapping[int, Run], numbers: Mapping[int, Mapping[str, float]]
+) -> dict[str, Any]:
+    first = next(iter(runs.values()), None)
+    return {
+        "name": cell.name,
+        "about": cell.about,
+        "x": cell.x,
+        "command": cell.command,
+        "folder": f"cells/{cell.folder}",
+        "seeds": sorted(runs),
+        "parameters": _parameters(first.report) if first else None,
+        "examples": _examples(first.report) if first else None,
+        "rates": {name: r for name in MEASURES if (r := _rate(name, runs))},
+        "numbers": {
+            name: _mean({seed: n[name] for seed, n in numbers.items() if name in n})
+            for name in dict.fromkeys(name for n in numbers.values() for name in n)
+        },
+    }
+
+
+def _parameters(report: Mapping[str, Any]) -> int:
+    counted = report["parameters"]
+    return int(counted if report["kind"] == "pretrain" else _merged(report))
+
+
+def _merged(report: Mapping[str, Any]) -> int:
+    """The parameters of the model that comes out; an adapter is merged into it."""
+    counted = report["parameters"]
+    adapted = report["recipe"]["adapter"] is not None
+    return int(counted["total"] - (counted["trained"] if adapted else 0))
+
+
+def _examples(report: Mapping[str, Any]) -> int:
+    phases = [report["outcome"]] if report["kind"] == "pretrain" else report["phases"]
+    return sum(phase["examples"] for phase in phases)
+
+
+def _rate(name: str, runs: Mapping[int, Run]) -> dict[str, Any] | None:
+    measure = MEASURES[name]
+    values: dict[int, float] = {}
+    prompts = 0
+    for seed, run in sorted(runs.items()):
+        held = [measure.holds(r) for r in run.records if r.sample == 0 and measure.over(r)]
+        if held:
+            values[seed], prompts = sum(held) / len(held), len(held)
+    if not values:
+        return None
+    mean = statistics.fmean(values.values())
+    low, high = wilson(mean, prompts)
+    _, over_low, over_high = mean_interval([*values.values()])
+    return {
+        "rate": mean,
+        "low": low if over_low is None else max(0.0, min(low, over_low)),
+        "high": high if over_high is None else min(1.0, max(high, over_high)),
+        "n": prompts,
+        "by_seed": values,
+    }
+
+
+def _mean(values: Mapping[int, float]) -> dict[str, Any]:
+    mean, low, high = mean_interval([*values.values()])
+    return {"mean": mean, "low": low, "high": high, "by_seed": dict(sorted(values.items()))}
+
+
+def compare(
+    found: Runs, numbers: Mapping[str, Mapping[int, Mapping[str, float]]], against: str
+) -> list[dict[str, Any]]:
+    """Every cell with the one that all are compared with, measure by measure."""
+    rates, others = [], []
+    for cell, runs in found.items():
+        if cell == against:
+            continue
+        a, b = ({s: run.records for s, run in r.items()} for r in (found[against], runs))
+        for name, measure in MEASURES.items():
+            if moved := over_seeds(a, b, measure):
+                rates.append({"cell": cell, "measure": name} | moved.figures())
+        others += _numbers_compared(cell, numbers[against], numbers[cell])
+    for row, adjusted in zip(rates, holm([row["p_value"] for row in rates]), strict=True):
+        row["p_adjusted"] = adjusted
+        row["real"] = adjusted < LEVEL and row["every_seed_the_same_way"]
+    return rates + others
+
+
+def _numbers_compared(
+    cell: str, a: Mapping[int, Mapping[str, float]], b: Mapping[int, Mapping[str, float]]
+) -> list[dict[str, Any]]:
+    rows = []
+    seeds = sorted(a.keys() & b.keys())
+    for name in (HELD_OUT, BASE_TEXT, VALIDATION, TRAINING):
+        differences = [b[s][name] - a[s][name] for s in seeds if name in a[s] and name in b[s]]
+        if not differences:
+            continue
+        mean, low, high = mean_interval(differences)
+        rows.append(
+            {
+                "cell": cell, "measure": name, "difference": mean, "low": low, "high": high,
+                "seeds": len(differences),
+                "real": low is not None and high is not None and (low > 0 or high < 0),
+            }
+        )  # fmt: skip
+    return rows

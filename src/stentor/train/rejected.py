@@ -1,0 +1,122 @@
+"""Rejected replies for rows that have none: the model's own mistakes, fake refusals, silence."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from stentor.data.encode import EncodedExample
+from stentor.data.files import read_rows, write_text
+from stentor.evaluate.judge import judge
+from stentor.evaluate.probe import SAMPLED
+from stentor.generate import Engine
+
+
+class Drawn:
+    """The rejected replies of a phase, kept in a file: a resumed run must see the same ones.
+
+    A line of the file: where the row stands, the reply (null: none was found), and its origin.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def fits(self, examples: Sequence[EncodedExample]) -> bool:
+        """Whether the file is there and is about these examples."""
+        if not self.path.is_file():
+            return False
+        kept = [row.fields.get("where") for row in read_rows(self.path)]
+        return kept == [e.example.where for e in examples]
+
+    def draw(
+        self,
+        examples: Sequence[EncodedExample],
+        ways: Sequence[str],
+        engine: Engine,
+        *,
+        seed: int,
+    ) -> None:
+        """Find a reply for each example without one by the first of `ways` that has one."""
+        replies: dict[int, str] = {}
+        origins: dict[int, str] = {}
+        due = [
+            n for n, e in enumerate(examples)
+            if e.example.rejected is None and e.example.kind != "text"
+        ]  # fmt: skip
+        for way in ways:
+            left = [n for n in due if n not in replies]
+            if not left:
+                break
+            if way == "own":
+                found = _own(examples, left, engine, seed)
+            elif way == "refusal":
+                found = _refusals(examples, left, seed)
+            else:
+                found = dict.fromkeys(left, "")
+            replies |= found
+            origins |= dict.fromkeys(found, way)
+        lines = [
+            {"where": e.example.where, "rejected": replies.get(n), "origin": origins.get(n)}
+            for n, e in enumerate(examples)
+        ]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self.path, text)
+
+    def put(self, examples: Sequence[EncodedExample]) -> list[EncodedExample]:
+        """The examples with the replies of the file."""
+        found = []
+        for e, row in zip(examples, read_rows(self.path), strict=True):
+            reply = row.fields["rejected"]
+            found.append(
+                e if reply is None else replace(e, example=replace(e.example, rejected=reply))
+            )
+        return found
+
+
+def _own(
+    examples: Sequence[EncodedExample], numbers: Sequence[int], engine: Engine, seed: int
+) -> dict[int, str]:
+    """What the model says to each prompt, where the judge finds that wrong."""
+    asked = [examples[n].example for n in numbers]
+    replies = engine.replies(
+        [list(example.messages[:-1]) for example in asked],
+        SAMPLED,
+        seeds=[seed * 1_000_003 + n for n in numbers],
+    )
+    return {
+        n: reply.text
+        for n, example, reply in zip(numbers, asked, replies, strict=True)
+        if _wrong(example.kind, example.messages[-2]["content"], reply.text)
+    }
+
+
+def _wrong(kind: str, prompt: str, reply: str) -> bool:
+    verdict = judge(prompt, reply)
+    if verdict.outcome == "unscored":
+        return False
+    if kind != "harmful":
+        return verdict.outcome != "answer"
+    return verdict.outcome != "refuse" and not (verdict.outcome == "answer" and verdict.supportive)
+
+
+def _refusals(
+    examples: Sequence[EncodedExample], numbers: Sequence[int], seed: int
+) -> dict[int, str]:
+    """For each prompt to be answered the refusal of a harmful one, of its category if there is."""
+    by_category: dict[str, list[str]] = {}
+    for e in examples:
+        if e.example.kind == "harmful":
+            reply = e.example.messages[-1]["content"]
+            for category in ("", e.example.category):
+                by_category.setdefault(category, []).append(reply)
+    found = {}
+    for n in numbers:
+        example = examples[n].example
+        choices = by_category.get(example.category) or by_category.get("")
+        if example.kind != "harmful" and choices:
+            found[n] = random.Random(f"{seed} {n}").choice(choices)
+    return found
