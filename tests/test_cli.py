@@ -72,7 +72,7 @@ def lines(out: str) -> list[Any]:
 
 VERBS = {
     "train", "pretrain", "evaluate", "probe", "judge", "generate", "chat", "merge", "info", "card",
-    "version", "data", "serve",
+    "version", "data", "serve", "sweep",
 }  # fmt: skip
 
 

@@ -443,8 +443,6 @@ def test_an_override_of_one_phase_leaves_phases_alone_that_share_a_yaml_alias() 
             "'phases.secnd.epochs=3': 'secnd' is not one of the 2 entries there; "
             "did you mean 'second'?",
         ),
-        ("phases.first.epochs=2", "'phases.first.epochs=2': 'first' is not one of the 2 entries "
-         "there"),
         (
             "phases.5=x",
             "'phases.5=x': '5' is not one of the 2 entries there; there is first, second",

@@ -101,6 +101,9 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only check, and list the cells and their commands.")
     ] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Run nothing; the table of what is finished.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Several recipes and seeds, resumable: one table, plots, and what in it is real."""
@@ -108,7 +111,8 @@ def sweep(
 
     command.sweep(
         file, out, overrides or (), only or (), seed or (), resume=resume, dry_run=dry_run,
-        stop_on_failure=stop_on_failure, keep_checkpoints=keep_checkpoints, as_json=as_json,
+        table=table, stop_on_failure=stop_on_failure, keep_checkpoints=keep_checkpoints,
+        as_json=as_json,
     )  # fmt: skip
 
 

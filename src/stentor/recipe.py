@@ -427,7 +427,7 @@ def load(name_or_path: str, kind: type[AnyRecipe], overrides: Sequence[str] = ()
 def parse(raw: dict[str, Any], kind: type[AnyRecipe], where: str) -> AnyRecipe:
     """Validate a recipe's mapping; RecipeError lists every mistake."""
     try:
-        return kind.model_validate(raw)
+        return typing.cast(AnyRecipe, kind.model_validate(raw))
     except ValidationError as error:
         problems: list[str] = []
         for item in error.errors():

@@ -364,7 +364,8 @@ def test_what_a_mix_asks_for_in_vain_is_told(prepared: Prepared) -> None:
 
 
 def test_joined_phases_are_one_with_the_same_examples(prepared: Prepared) -> None:
-    fields = {
+    fields: dict[str, Any] = {
+        "name": "r",
         "data": {"sources": {"a": {"use": "chat"}, "b": {"use": "chat"}}},
         "phases": [
             {"name": "first", "mix": {"a": 8}, "epochs": 2, "learning_rate": 0.1},

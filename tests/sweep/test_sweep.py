@@ -188,7 +188,7 @@ def test_a_sweep_killed_twice_ends_with_the_runs_of_one_that_was_not(
 ) -> None:
     bad = {"name": "broken", "set": {"data.sources.stop.path": str(Path("bad.jsonl").resolve())}}
     Path("bad.jsonl").write_text("no JSON\n", encoding="utf-8")
-    file = write_sweep(cells=[*CELLS, bad], seeds=[1])
+    file = write_sweep(cells=[*CELLS[:2], bad], seeds=[1])
     whole = stentor("sweep", file, "--out", "whole")
     assert whole.code == 1 and whole.out.endswith("\nwhole\n")
     assert whole.err.splitlines()[-3].startswith("error: 1 runs failed; mend what they say and go")
@@ -209,7 +209,7 @@ def test_a_sweep_killed_twice_ends_with_the_runs_of_one_that_was_not(
     done = stentor("sweep", file, "--out", "broken", "--resume")
     assert done.code == 1, done.err
     assert finished.stat().st_mtime_ns == before  # it was not run again
-    for cell in ("two-phases", "shuffled", "all-weights"):
+    for cell in ("two-phases", "shuffled"):
         runs = [Path(folder, "cells", cell, "seed-1") for folder in ("whole", "broken")]
         for name in ("model/model.safetensors", "probe.jsonl"):
             assert len({run.joinpath(name).read_bytes() for run in runs}) == 1, (cell, name)
@@ -219,8 +219,8 @@ def test_a_sweep_killed_twice_ends_with_the_runs_of_one_that_was_not(
     for cell in [*found["cells"], *kept["cells"]]:
         cell["numbers"].pop("seconds of training", None)
     assert found["cells"] == kept["cells"]
-    assert [cell["seeds"] for cell in found["cells"]] == [[1], [1], [1], []]
-    assert [cell["examples"] for cell in found["cells"]] == [22, 22, 22, None]
+    assert [cell["seeds"] for cell in found["cells"]] == [[1], [1], []]
+    assert [cell["examples"] for cell in found["cells"]] == [22, 22, None]
     assert found["missing"] == ["broken, seed 1"]
     assert [(f["cell"], f["seed"]) for f in found["failed"]] == [("broken", 1)]
 

@@ -288,6 +288,11 @@ def test_a_run_of_all_weights_without_held_out_rows_system_prompt_or_probe(
     }  # fmt: skip
     assert found["phases"][0]["best_loss"] is None and "probe" not in found
     assert not Path("all/adapters").exists()
+    merged = stentor("merge", "all")
+    assert merged.code == 2 and merged.err == (
+        "error: all: this run trained all weights, there is no adapter to merge; its model is "
+        "whole already, in all/model\n"
+    )
     card = Path("all/README.md").read_text(encoding="utf-8")
     assert "nan" not in card and "None" not in card and '"role": "system"' not in card
 
@@ -347,6 +352,27 @@ def test_a_run_begun_by_one_process_may_be_resumed_by_two(
     assert done.code == 0 and "going on with phase 1, step 3" in done.err, done.err
     found, alone = metrics(Path("run")), metrics(tiny_run.path)[:3]
     assert [m["loss"] for m in found] == pytest.approx([m["loss"] for m in alone], rel=1e-5)
+
+
+def test_a_killed_run_of_all_weights_goes_on_to_the_same_bits(
+    stentor: Command, write_rows: Callable[..., Path]
+) -> None:
+    phases = [phase | {"dropout": 0.0} for phase in TINY_RECIPE["phases"]]
+    recipe = write_rows(
+        "all.yaml", [TINY_RECIPE | {"phases": phases, "adapter": None, "probe": None}]
+    )
+    assert stentor("train", recipe, "--out", "whole").code == 0
+    log = Path("broken/metrics.jsonl")
+    done = stentor(
+        "train", recipe, "--out", "broken",
+        kill_when=lambda: log.exists() and log.read_bytes().count(b"\n") >= 5,
+    )  # fmt: skip
+    assert done.code == -9, done.err
+    done = stentor("train", recipe, "--out", "broken", "--resume")
+    assert done.code == 0 and "going on with phase 2" in done.err, done.err
+    model = "model/model.safetensors"
+    assert Path("broken", model).read_bytes() == Path("whole", model).read_bytes()
+    assert metrics(Path("broken")) == metrics(Path("whole"))
 
 
 # the forward pass

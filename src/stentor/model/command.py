@@ -21,6 +21,11 @@ def merge(source: str, out: Path, *, fp32: bool) -> Path:
         if not phases:
             raise ModelError(f"{source}: the run has no adapter yet")
         folder = phases[-1]
+    elif (folder / "report.json").is_file() and (folder / "model").is_dir():
+        raise ModelError(
+            f"{source}: this run trained all weights, there is no adapter to merge; its model is "
+            f"whole already, in {folder / 'model'}"
+        )
     if not (folder / "adapter_config.json").is_file():
         raise ModelError(f"{source}: there is no adapter in it (no adapter_config.json)")
     loaded = load(str(folder))

@@ -23,6 +23,7 @@ def sweep(
     *,
     resume: bool,
     dry_run: bool,
+    table: bool,
     stop_on_failure: bool,
     keep_checkpoints: bool,
     as_json: bool,
@@ -32,16 +33,16 @@ def sweep(
     if dry_run:
         print(described(plan))
         return
-    with Display() as display:
-        ended = run_all(
-            plan, out, display, resume=resume, only=only, seeds=seeds,
-            stop_on_failure=stop_on_failure, keep_checkpoints=keep_checkpoints,
-        )  # fmt: skip
-        if ended.elsewhere:
-            display.say(
-                f"{len(ended.elsewhere)} runs are in another process's hands: "
-                f"{'; '.join(ended.elsewhere[:5])}; go on with --resume once it has ended"
-            )
+    display = Display()  # each run has a live one of its own
+    ended = run_all(
+        plan, out, display, resume=resume or table, only=only, seeds=seeds, table=table,
+        stop_on_failure=stop_on_failure, keep_checkpoints=keep_checkpoints,
+    )  # fmt: skip
+    if ended.elsewhere:
+        display.say(
+            f"{len(ended.elsewhere)} runs are in another process's hands: "
+            f"{'; '.join(ended.elsewhere[:5])}; go on with --resume once it has ended"
+        )
     results = gather(plan, ended)
     write_all(ended.folder, results)
     if as_json:

@@ -105,10 +105,14 @@ def run_all(
     resume: bool = False,
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
+    table: bool = False,
     stop_on_failure: bool = False,
     keep_checkpoints: bool = False,
 ) -> Ended:
-    """Run what is due; a run that fails is reported and does not stop the others, unless asked."""
+    """Run what is due; a run that fails is reported and does not stop the others, unless asked.
+
+    `table`: run nothing, so that the table of what is finished can be made.
+    """
     chosen_runs(all_runs(plan, Path()), only, seeds)  # mistakes in them make no folder
     folder = open_run(
         plan.sweep.name, out, resume=resume, recipe_yaml=plan.text, file="sweep.yaml"
@@ -118,6 +122,8 @@ def run_all(
     ended = Ended(folder)
     waiting = [run for run in due if not run.finished]
     display.say(f"sweep {folder}: {len(due)} runs, {len(due) - len(waiting)} of them finished")
+    if table:
+        return ended
     spent: list[float] = []
     for number, run in enumerate(waiting, start=1):
         with _locked(run) as free:
