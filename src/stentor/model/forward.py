@@ -86,22 +86,28 @@ def gated(gate_up: Tensor) -> Tensor:
 
 
 class _Gated(torch.autograd.Function):
-    """silu(gate) · up; it keeps its input alone, and writes both gradients into one buffer."""
+    """silu(gate) · up; both gradients go into one buffer.
+
+    silu(g) = g σ(g), and its derivative σ + silu (1 − σ): exponentials are dear, so σ is kept.
+    """
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_up)
         gate, up = gate_up.chunk(2, dim=-1)
-        return functional.silu(gate).mul_(up)
+        sigma = torch.sigmoid(gate)
+        ctx.save_for_backward(gate_up, sigma)
+        return (sigma * gate).mul_(up)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (gate_up,) = ctx.saved_tensors
+        gate_up, sigma = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
         gradient = torch.empty_like(gate_up)
         to_gate, to_up = gradient.chunk(2, dim=-1)
-        torch.ops.aten.silu.out(gate, out=to_up).mul_(grads[0])
-        torch.ops.aten.silu_backward.grad_input(grads[0] * up, gate, grad_input=to_gate)
+        silu = sigma * gate
+        torch.mul(grads[0], silu, out=to_up)
+        slope = silu.addcmul_(silu, sigma, value=-1).add_(sigma)
+        torch.mul(slope.mul_(up), grads[0], out=to_gate)
         return gradient
 
 

@@ -29,6 +29,7 @@ class _HeadLoss(torch.autograd.Function):
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
+        on_cpu = hidden.device.type == "cpu"
         buffer = hidden.new_empty(min(chunk, len(targets)), weight.shape[0])
         for start in range(0, len(targets), chunk):
             part = slice(start, min(start + chunk, len(targets)))
@@ -38,12 +39,12 @@ class _HeadLoss(torch.autograd.Function):
                 logits.add_(offset)
             top = logits.amax(dim=-1, keepdim=True)
             at_target = logits.gather(1, wanted[:, None])
-            probabilities = logits.sub_(top).exp_()
-            total = probabilities.sum(dim=-1, keepdim=True, dtype=torch.float32)
-            losses[part] = (total.log() + top.float() - at_target.float()).squeeze(1)
+            # on a CPU softmax may overwrite its input, and it makes fewer passes than its parts
+            probabilities = torch.softmax(logits, -1, out=logits if on_cpu else None)
+            log_total = probabilities.amax(dim=-1, keepdim=True).float().log_().neg_()
+            losses[part] = (top.float() - at_target.float() + log_total).squeeze(1)
             if grad_hidden is None and grad_weight is None:
                 continue
-            probabilities.div_(total.to(probabilities.dtype))
             ones = torch.ones_like(wanted[:, None], dtype=probabilities.dtype)
             probabilities.scatter_add_(1, wanted[:, None], -ones)
             if token_weights is not None:
