@@ -64,6 +64,22 @@ def test_orthogonalising_moves_every_singular_value_near_one_and_keeps_direction
     assert cosine > 0.95
 
 
+@pytest.mark.parametrize("shape", [(24, 24), (24, 72), (72, 24), (24, 40)])
+def test_float32_agrees_with_the_plain_iteration_in_float64(shape: tuple[int, int]) -> None:
+    """Also for ill-conditioned matrices, as momentum is: a few directions and a little noise."""
+    torch.manual_seed(4)
+    few = torch.randn(7, shape[0], 3) @ torch.randn(7, 3, shape[1])
+    matrices = few + 1e-3 * torch.randn(7, *shape)
+    x = matrices.double()
+    x = x / x.norm(dim=(-2, -1), keepdim=True)
+    for _ in range(5):
+        gram = x @ x.mT if shape[0] <= shape[1] else x.mT @ x
+        p = -4.7750 * gram + 2.0315 * gram @ gram
+        x = 3.4445 * x + (p @ x if shape[0] <= shape[1] else x @ p)
+    found = orthogonalise(matrices).double()
+    assert (found - x).norm() / x.norm() < 1e-3
+
+
 def test_each_matrix_of_a_stack_is_orthogonalised_by_itself() -> None:
     torch.manual_seed(3)
     matrices = torch.randn(4, 6, 10)
