@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from stentor import assets
+from stentor.data.encode import sentence_ends
 from stentor.data.examples import normalise
 from stentor.data.files import read_rows
 from stentor.data.sources.beavertails import CATEGORIES
@@ -124,10 +125,10 @@ def test_the_seed_holds_all_fourteen_categories() -> None:
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_replies_are_short(name: str) -> None:
+def test_replies_have_three_words_to_four_sentences(name: str) -> None:
     for row in TRAINING[name]:
-        for reply in replies(row):
-            assert 1 <= len(reply.split()) <= 75, row
+        assert 3 <= len(last(row).split()) <= 60, row
+        assert len(sentence_ends(last(row))) <= 4, row
 
 
 def test_stop_calibration_is_concise() -> None:
