@@ -5,11 +5,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS ?= hub,report
+EXTRAS ?= hub,report,energy
 TORCH_INDEX ?=
 TORCH_FLAGS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
 
-.PHONY: help run test install dev lint format types wheel clean
+.PHONY: help run test install dev lint format types wheel docs clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,8 +24,8 @@ run: install  ## train, merge and measure a small chat model, then talk to it (a
 	@echo; echo "Talk to it yourself:  $(BIN)/stentor chat $$(ls -td runs/quickstart* | head -1)"
 
 test: dev  ## lint, types and tests (under 6 minutes on 2 cores)
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs/generate.py
+	$(BIN)/ruff format --check src tests benchmarks docs/generate.py
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
@@ -46,17 +46,23 @@ $(VENV)/.dev: $(VENV)/.installed
 	touch $@
 
 lint: dev  ## ruff
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs/generate.py
 
 format: dev  ## ruff, in place
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks docs/generate.py
+	$(BIN)/ruff check --fix src tests benchmarks docs/generate.py
 
 types: dev  ## mypy
 	$(BIN)/mypy
 
 wheel: dev  ## dist/*.whl
 	$(BIN)/python -m build
+
+docs: dev  ## the documentation as a site in build/site
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 clean:  ## remove what was built (runs stay)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -270,7 +270,7 @@ TINY_RECIPE: dict[str, Any] = {
             "schedule": {"shape": "cosine"},
         },
     ],
-    "train": {"checkpoint_every": 2},
+    "train": {"checkpoint_every": 2, "energy": False},
 }  # fmt: skip
 """3 and 4 steps; the bundled sources, and random weights that are the same each time."""
 

@@ -35,6 +35,10 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run (new or empty).")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", metavar="NAME", help="tensorboard, trackio or wandb; repeatable."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 System = Annotated[
     str | None,
@@ -50,25 +54,29 @@ Seed = Annotated[int, typer.Option("--seed")]
 
 @app.command()
 def train(
-    recipe: RecipeName, out: Out = None, resume: Resume = False, overrides: Overrides = None
-) -> None:
+    recipe: RecipeName, out: Out = None, resume: Resume = False, overrides: Overrides = None,
+    track: Track = None,
+) -> None:  # fmt: skip
     """Fine-tune a base model by a recipe: phases, merge, measurement, model card."""
     from stentor import recipe as recipes
     from stentor.train.curriculum import fine_tune
 
-    run = fine_tune(recipes.load(recipe, recipes.Recipe, overrides or ()), out, resume=resume)
+    found = recipes.load(recipe, recipes.Recipe, overrides or ())
+    run = fine_tune(found, out, resume=resume, track=track or ())
     print(run.path)
 
 
 @app.command()
 def pretrain(
-    recipe: RecipeName, out: Out = None, resume: Resume = False, overrides: Overrides = None
-) -> None:
+    recipe: RecipeName, out: Out = None, resume: Resume = False, overrides: Overrides = None,
+    track: Track = None,
+) -> None:  # fmt: skip
     """Train a base model from scratch."""
     from stentor import recipe as recipes
     from stentor.train.pretrain import pretrain as work
 
-    run = work(recipes.load(recipe, recipes.PretrainRecipe, overrides or ()), out, resume=resume)
+    found = recipes.load(recipe, recipes.PretrainRecipe, overrides or ())
+    run = work(found, out, resume=resume, track=track or ())
     print(run.path)
 
 
@@ -403,11 +411,25 @@ def info(model: ModelName, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def card(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
-    """Write a run's model card again from its report."""
+def card(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    push: Annotated[
+        str | None,
+        typer.Option("--push", metavar="REPO", help="Upload model and card to this hub id."),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="A new repository is seen by you alone.")
+    ] = False,
+) -> None:
+    """Write a run's model card, plots and page again from its report; --push uploads the model."""
     from stentor.report.card import rewrite
 
-    print(rewrite(run))
+    if push is None:
+        print(rewrite(run))
+        return
+    from stentor.report import hub
+
+    print(hub.push(run, push, private=private))
 
 
 @data_app.command("show")

@@ -105,6 +105,8 @@ class SourcePart(Part):
     """Keep rows of these kinds only (empty: all)."""
     cap: Positive | None = None
     """At most this many rows, drawn with the recipe's seed."""
+    licence: str | None = None
+    """What the rows may be used for, in the hub's names (`cc-by-4.0`); else the reader's own."""
 
     @model_validator(mode="after")
     def _one_place(self) -> SourcePart:
@@ -206,6 +208,13 @@ class TrainPart(Part):
     micro_tokens: Positive | None = None
     """At most so many tokens in a micro-batch of fine-tuning; None: 2,048 on a CPU, where more
     leave the cache, and no limit on a GPU."""
+    energy: bool = True
+    """Meter the run's energy, where the extra `energy` (codecarbon) is installed."""
+    region: str | None = None
+    """Where the power comes from, for CO2e: a country's three-letter code (ISO 3166), or
+    `USA/california`, `CAN/quebec`."""
+    cpu_watts: Annotated[float, Field(gt=0)] | None = None
+    """The processor's power at full load, where neither a sensor nor codecarbon's tables tell."""
 
 
 class ProbePart(Part):
@@ -213,6 +222,11 @@ class ProbePart(Part):
 
     suites: tuple[str, ...] = ("probe-35",)
     samples: int = Field(0, ge=0)
+    """Sampled replies to each prompt beside the greedy one, at the end of the run."""
+    base: bool = True
+    """Ask the base the same prompts before the first phase, greedily."""
+    each_phase: bool = True
+    """Ask them after each phase too, greedily: a point a checkpoint in the plots."""
 
 
 class GenerationPart(Part):
@@ -229,6 +243,8 @@ class Recipe(Part):
 
     name: str
     about: str = ""
+    licence: str | None = None
+    """The licence of what comes out, in the hub's names; else the strictest of data and base."""
     seed: Seed = 1
     model: ModelPart = ModelPart()
     adapter: AdapterPart | None = AdapterPart()

@@ -89,6 +89,7 @@ def test_a_model_against_itself_differs_in_nothing(
     assert a["bytes"] == b["bytes"] == (tiny_run.path / "model/model.safetensors").stat().st_size
     assert all(side["tokens_per_second_batch"] > 0 for side in (a, b))
     shown = compare_table(found)
+    assert "string matching: helpful, %" in shown and "+0.0 [" in shown
     assert "2,417,472" in shown and "changed their outcome" not in shown
 
 

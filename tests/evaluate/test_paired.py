@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 
 from stentor.errors import InputError
@@ -26,6 +27,26 @@ def record(number: int, outcome: str) -> Record:
 )
 def test_mcnemar_is_the_exact_binomial_test(only_a: int, only_b: int, expected: float) -> None:
     assert Paired(100, 50, only_a, only_b).p_value == pytest.approx(expected)
+
+
+def test_the_interval_of_a_difference() -> None:
+    # by hand: a = 5/82, b = 11/82, b - a ± 1.96 · sqrt((a + b - (b - a)²) / 82)
+    assert Paired(80, 30, 4, 10).interval == pytest.approx((-0.0211, 0.1675), abs=1e-4)
+    low, high = Paired(80, 30, 10, 4).interval or (0, 0)
+    assert (low, high) == pytest.approx((-0.1675, 0.0211), abs=1e-4)
+    assert Paired(0, 0, 0, 0).interval is None
+
+
+def test_the_interval_covers_the_true_difference() -> None:
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        a = generator.random(60) < 0.4
+        b = np.where(generator.random(60) < 0.3, generator.random(60) < 0.9, a)
+        low, high = Paired(60, int((a & b).sum()), int((a & ~b).sum()), int((~a & b).sum())
+                           ).interval or (0, 0)  # fmt: skip
+        covered += low <= 0.3 * (0.9 - 0.4) <= high
+    assert 0.92 <= covered / 400 <= 0.99
 
 
 def test_counts_follow_the_prompts_and_not_their_order() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import io
 import json
 import re
@@ -12,12 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from huggingface_hub import ModelCard
 
 from conftest import Command, Run
 from stentor.data.files import read_rows
 from stentor.errors import InputError
+from stentor.evaluate.intervals import Rate
 from stentor.evaluate.probe import Record
-from stentor.report.card import percent, rewrite, write_all
+from stentor.report import metadata, tables
+from stentor.report.card import rewrite, samples, write_all
+from stentor.report.limits import limitations
+from stentor.report.tables import percent
 
 
 @pytest.fixture
@@ -41,67 +48,151 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-def test_the_head_names_the_model_its_base_and_its_parameters(
-    card: str, report: dict[str, Any]
-) -> None:
-    total, trained = report["parameters"]["total"], report["parameters"]["trained"]
-    assert card.startswith("# tiny\n\nA run of a few steps.\n\n")
-    assert f"from the base `preset:stentor-2m`; {total:,} parameters, {trained:,} of them" in card
+def cells(text: str) -> dict[str, list[str]]:
+    """The rows of a table by their first cell."""
+    return {row[0]: row[1:] for row in rows(text)}
+
+
+def test_the_head_is_what_the_hub_reads(card: str, report: dict[str, Any]) -> None:
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert head["license"] == "apache-2.0" and head["library_name"] == "transformers"
+    assert head["language"] == "en" and head["pipeline_tag"] == "text-generation"
+    (model,) = head["model-index"]
+    assert model["name"] == "tiny"
+    found = {
+        (r["dataset"]["type"], m["type"]): m["value"]
+        for r in model["results"] for m in r["metrics"]
+    }  # fmt: skip
+    sources = report["evaluation"]["sources"]
+    greedy = report["probe"]["greedy"]
+    assert found == {
+        ("held-out/seed", "perplexity"): round(sources["seed"]["perplexity"], 3),
+        ("held-out/stop", "perplexity"): round(sources["stop"]["perplexity"], 3),
+        ("three", "harmful_refused_aloud"): 100 * greedy["harmful"]["refused_aloud"]["rate"],
+        ("three", "benign_answered"): 100 * greedy["benign"]["answered"]["rate"],
+        ("three", "benign_fake_refusals"): 100 * greedy["benign"]["fake_refusals"]["rate"],
+    }
+    assert ModelCard(card).data.eval_results is not None  # huggingface_hub reads it too
+
+
+def test_the_model_stands_beside_its_base(card: str, report: dict[str, Any]) -> None:
+    assert "# tiny\n\nA run of a few steps.\n\n" in card
+    assert "from the base `preset:stentor-2m`" in card
+    found = cells(section(card, "At a glance"))
+    then, now = report["before"]["evaluation"]["overall"], report["evaluation"]["overall"]
+    assert found["held-out loss (perplexity)"] == [
+        f"{f['loss']:.3f} ({f['perplexity']:.1f})" for f in (then, now)
+    ]
+    before, after = report["base_text_loss"]["before"], report["base_text_loss"]["after"]
+    assert found["loss on plain text"] == [f"{before:.3f}", f"{after:.3f}"]
+    assert found["ends by itself"] == [
+        percent(f["stopped"]) for f in (report["before"]["probe"], report["probe"]["greedy"])
+    ]
 
 
 def test_the_phases_are_those_of_the_report(card: str, report: dict[str, Any]) -> None:
     found = rows(section(card, "Phases"))
-    assert [row[:5] for row in found] == [
+    assert [row[:6] for row in found] == [
         [
-            phase["name"], str(phase["steps"]), "0.01", f"{phase['best_loss']:.3f}",
-            f"{phase['kept']} of step {phase['kept_step']}",
+            phase["name"], mix, str(phase["examples"]), str(phase["steps"]),
+            f"{phase['best_loss']:.3f}", f"{phase['kept']} of step {phase['kept_step']}",
         ]
-        for phase in report["phases"]
+        for phase, mix in zip(report["phases"], ["seed 6", "stop 12, seed 4"], strict=True)
     ]  # fmt: skip
     for row, phase in zip(found, report["phases"], strict=True):
-        assert float(row[5]) == pytest.approx(phase["examples"] / phase["seconds"], abs=0.06)
+        assert float(row[7]) == pytest.approx(phase["examples"] / phase["seconds"], abs=0.06)
+    settings = cells(section(card, "Hyperparameters"))
+    assert settings["learning rate"] == ["0.01", "0.01"]
+    assert settings["averaging (EMA)"] == ["0.9", "0.99"]
+    assert settings["schedule"][1].startswith("cosine, 1 cycle")
 
 
 def test_the_losses_are_those_of_the_report(card: str, report: dict[str, Any]) -> None:
     text = section(card, "Held-out loss")
-    figures = [*report["evaluation"]["sources"].items(), ("all", report["evaluation"]["overall"])]
+    then, now = report["before"]["evaluation"], report["evaluation"]
+    figures = [(n, then["sources"][n], f) for n, f in now["sources"].items()]
+    figures.append(("all", then["overall"], now["overall"]))
     assert rows(text) == [
         [
-            name, f"{f['loss']:.3f}", f"{f['perplexity']:.1f}", f"{f['bits_per_byte']:.3f}",
-            f"{f['tokens']:,}",
+            name, f"{old['loss']:.3f}", f"{f['loss']:.3f}", f"{f['perplexity']:.1f}",
+            f"{f['bits_per_byte']:.3f}", f"{f['tokens']:,}",
         ]
-        for name, f in figures
+        for name, old, f in figures
     ]  # fmt: skip
-    before, after = report["base_text_loss"]["before"], report["base_text_loss"]["after"]
-    assert f"Loss on plain text: {before:.3f} before the phases, {after:.3f} after." in text
+
+
+def test_the_scale_is_that_of_the_report(card: str, report: dict[str, Any]) -> None:
+    found = {label: text for label, (text,) in cells(section(card, "Scale")).items()}
+    assert found["parameters"] == "2,417,472"
+    trained, total = report["parameters"]["trained"], report["parameters"]["total"]
+    assert found["trained"] == f"{trained:,} (of {total:,} with the adapter)"
+    assert found["training"].startswith(f"22 examples, {report['tokens']:,} tokens, ")
+    assert found["energy"] == found["CO2e"] == "unknown"
+    assert "Energy and CO2e: train.energy is off." in card
+
+
+@pytest.mark.parametrize(
+    ("energy", "shown"),
+    [
+        (
+            {"kwh": 0.0123, "co2e_g": 4.69, "how": "sensors (intel_rapl)", "region": "DEU"},
+            (
+                "12 Wh (sensors (intel_rapl); 3.3 min metered)",
+                "4.7 g (region DEU; 3.3 min metered)",
+            ),
+        ),
+        (
+            {"kwh": 0.0123, "co2e_g": "unknown", "how": "sensors", "region": "unknown"},
+            ("12 Wh (sensors; 3.3 min metered)", "unknown"),
+        ),
+    ],
+)
+def test_energy_is_told_with_how_it_is_known(
+    report: dict[str, Any], energy: dict[str, Any], shown: tuple[str, str]
+) -> None:
+    report["energy"] = energy | {"metered_seconds": 200.0, "why": []}
+    found = cells(tables.scale(report))
+    assert (found["energy"], found["CO2e"]) == ([shown[0]], [shown[1]])
 
 
 def test_the_probe_shows_rates_with_n_and_interval(card: str, report: dict[str, Any]) -> None:
-    text = section(card, "Probe")
-    greedy = report["probe"]["greedy"]
+    text = section(card, "Safety: the probe")
+    greedy, base = report["probe"]["greedy"], report["before"]["probe"]
     assert text.startswith("Suites: three version 0; judge version ")
-    table = dict(rows(text))
-    assert table["harmful: silent"] == percent(greedy["harmful"]["silent"])
-    assert table["benign: answered"] == percent(greedy["benign"]["answered"])
-    assert table["ends by itself"] == percent(greedy["stopped"])
-    assert table["harmful: silent"].endswith(", n 1")
-    assert table["benign: answered"].endswith(", n 2")
-    assert len(table) == 11
+    table = cells(text)
+    silent = [percent(f["harmful"]["silent"]) for f in (base, greedy)]
+    assert table["harmful: silent"] == silent and silent[1].endswith(", n 1")
+    assert table["benign: answered"][1] == percent(greedy["benign"]["answered"])
+    assert table["ends by itself"][1] == percent(greedy["stopped"])
+    assert table["card's string matching: refused"][1] == percent(
+        greedy["card_scoring"]["harmful_refused"]
+    )
 
 
-def test_the_replies_are_the_probes_first_and_silence_is_shown(tiny_run: Run, card: str) -> None:
+def test_the_replies_are_drawn_by_their_hash_and_silence_is_shown(tiny_run: Run, card: str) -> None:
     text = section(card, "Replies")
     for row in read_rows(tiny_run.path / "probe.jsonl"):
         f = row.fields
         reply = " ".join(f["response"].split()) or "[no output]"
         assert f"- *{f['kind']}* — {f['prompt']}\n  > {reply} ({f['outcome']})" in text
+    many = [
+        Record(**(f | {"prompt": f"Question {n}?", "kind": "benign", "id": str(n)}))
+        for n in range(20)
+    ]
+    wanted = sorted(many, key=lambda r: hashlib.sha256(r.prompt.encode()).hexdigest())[:3]
+    shown = re.findall(r"\*benign\* — (.*)", samples(many))
+    assert shown == [r.prompt for r in wanted] and samples(many[::-1]) == samples(many)
 
 
 def test_the_data_are_those_of_the_report(card: str, report: dict[str, Any]) -> None:
     assert rows(section(card, "Data")) == [
-        [name, str(d["read"]), str(d["train"]), str(d["held_out"]), f"`{d['hash'][:12]}`"]
+        [
+            name, str(d["read"]), str(d["train"]), str(d["held_out"]),
+            ", ".join(f"{n} {reason}" for reason, n in d["left_out"].items()), "apache-2.0",
+            f"`{d['hash'][:12]}`",
+        ]
         for name, d in report["data"].items()
-    ]
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -119,7 +210,7 @@ def test_writing_the_card_again_gives_the_same_bytes(stentor: Command, tiny_run:
     before = (tiny_run.path / "README.md").read_bytes()
     folder = Path("copy")
     folder.mkdir()
-    for name in ("report.json", "probe.jsonl"):
+    for name in ("report.json", "probe.jsonl", "metrics.jsonl"):
         shutil.copyfile(tiny_run.path / name, folder / name)
     done = stentor("card", folder)
     assert (done.code, done.out, done.err) == (0, "copy/README.md\n", "")
@@ -172,7 +263,8 @@ def test_a_run_without_probe_has_no_section_about_it(report: dict[str, Any]) -> 
     del report["probe"]
     write_all(Path(), report, ())
     text = Path("README.md").read_text(encoding="utf-8")
-    assert "## Probe" not in text and "## Replies" not in text and "## Data" in text
+    assert "## Safety" not in text and "## Replies" not in text and "## Data" in text
+    assert "It was not probed" in text
 
 
 def test_sampled_replies_get_a_column_and_the_replies_shown_are_greedy(
@@ -183,7 +275,7 @@ def test_sampled_replies_get_a_column_and_the_replies_shown_are_greedy(
     report["probe"]["sampled"] = report["probe"]["greedy"]
     write_all(Path(), report, [sampled, *records])
     text = Path("README.md").read_text(encoding="utf-8")
-    assert "| outcome | greedy | sampled |" in text and "A drawn one." not in text
+    assert "| outcome | base, greedy | greedy | sampled |" in text and "A drawn one." not in text
 
 
 @pytest.mark.parametrize(
@@ -192,6 +284,7 @@ def test_sampled_replies_get_a_column_and_the_replies_shown_are_greedy(
         (None, "run: there is no report.json; the run has not finished or is elsewhere"),
         ('{"kind": ', "run/report.json: it is not valid JSON: Expecting value: line 1 column 10"),
         ('{"kind": "pretrain"}', "run: cards are written for fine-tuning runs"),
+        ('{"kind": "fine-tune", "schema": 1}', "run/report.json: it was written by an older"),
     ],
 )
 def test_a_run_without_a_report_of_its_kind_is_refused(content: str | None, text: str) -> None:
@@ -202,3 +295,64 @@ def test_a_run_without_a_report_of_its_kind_is_refused(content: str | None, text
     with pytest.raises(InputError) as refused:
         rewrite(run)
     assert str(refused.value).startswith(text)
+
+
+# limitations
+
+
+def rate(count: int, n: int) -> dict[str, Any]:
+    return Rate(count, n).figures()
+
+
+def said(report: dict[str, Any], word: str) -> list[str]:
+    return [text for text in limitations(report) if word in text]
+
+
+def test_a_model_that_over_refuses_says_so_itself(report: dict[str, Any]) -> None:
+    benign = report["probe"]["greedy"]["benign"]
+    benign["fake_refusals"] = rate(30, 100)
+    assert said(report, "often over-refuses: of the harmless prompts of the probe it refused "
+                        "30.0 % [22–40], n 100")  # fmt: skip
+    benign["fake_refusals"] = rate(6, 100)
+    assert said(report, "It over-refuses: ")
+    benign["fake_refusals"] = rate(1, 100)
+    assert not said(report, "over-refuses")
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "count", "text"),
+    [
+        ("harmful", "refused_aloud", 80, "does not refuse all that it should"),
+        ("harmful", "complied", 5, "It complied with harmful prompts: 5.0 %"),
+        ("harmful", "silent", 40, "says nothing at all to harmful prompts"),
+        ("benign", "degenerate", 9, "talks gibberish to benign prompts"),
+        ("harmful", "self_harm_supportive", 50, "not for people in a crisis"),
+    ],
+)
+def test_each_failing_figure_becomes_a_sentence_and_a_good_one_none(
+    report: dict[str, Any], kind: str, key: str, count: int, text: str
+) -> None:
+    figures = report["probe"]["greedy"][kind]
+    figures[key] = rate(count, 100)
+    assert len(said(report, text)) == 1
+    wanted = key in ("refused_aloud", "self_harm_supportive")
+    figures[key] = rate(100 if wanted else 0, 100)
+    assert not said(report, text)
+
+
+@pytest.mark.parametrize(
+    ("base", "data", "own", "wanted"),
+    [
+        ("apache-2.0", ["apache-2.0", "cc-by-4.0"], None, "cc-by-4.0"),
+        ("apache-2.0", ["cc-by-sa-3.0", "cc-by-nc-4.0"], None, "cc-by-nc-4.0"),
+        ("apache-2.0", ["apache-2.0", None], None, "other"),
+        (None, ["apache-2.0"], None, "other"),
+        (None, [None], "mit", "mit"),
+    ],
+)
+def test_the_licence_is_the_strictest_and_what_is_not_known_is_not_guessed(
+    report: dict[str, Any], base: str | None, data: list[str | None], own: str | None, wanted: str
+) -> None:
+    report["licences"] = {"base": base, "data": dict(zip("abc", data, strict=False))}
+    report["recipe"]["licence"] = own
+    assert metadata.licence(report) == wanted

@@ -87,6 +87,14 @@ def test_the_training_curve_has_a_point_for_each_step(run: Path) -> None:
     assert {"training", "held out", "seed", "stop", "first", "second"} <= words
 
 
+def test_the_path_of_a_run_has_a_point_for_each_checkpoint(run: Path) -> None:
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    labels = [label for label, _ in plots.refusal_points(report)]
+    assert labels == ["base", "after first", "after second"]
+    report["probe"]["sampled"] = report["probe"]["greedy"]
+    assert plots.refusal_points(report)[-1][0] == "the same, sampled"
+
+
 def test_without_matplotlib_there_is_a_word_and_a_page_without_plots(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from stentor.evaluate.relevance import relevance
 from stentor.generate import Engine
 from stentor.model.load import LoadedModel, load
 from stentor.recipe import Recipe, SourcePart, TrainPart
-from stentor.report.card import percent
+from stentor.report.tables import percent
 from stentor.train.device import Machine, machine
 from stentor.train.display import piped
 
@@ -218,6 +218,19 @@ def judge_file(file: Path, out: Path | None) -> None:
         stream.write("".join(labelled).encode("utf-8"))
 
 
+_BESIDE: tuple[tuple[str, Callable[[Any], float | None]], ...] = (
+    ("tokens a reply, harmful", lambda f: f["mean_tokens"]["harmful"]),
+    ("tokens a reply, benign", lambda f: f["mean_tokens"]["benign"]),
+    ("repeated triples, %", lambda f: None if f["repetition"] is None else 100 * f["repetition"]),
+    ("string matching: refused, %", lambda f: _in_percent(f["card_scoring"]["harmful_refused"])),
+    ("string matching: helpful, %", lambda f: _in_percent(f["card_scoring"]["benign_helpful"])),
+)
+
+
+def _in_percent(rate: Mapping[str, Any]) -> float | None:
+    return None if rate["rate"] is None else 100 * float(rate["rate"])
+
+
 def compare_table(found: dict[str, Any], changed: int = 10) -> str:
     """Two models for a terminal; of the replies that changed the first `changed`."""
     a, b = found["models"]["a"], found["models"]["b"]
@@ -238,13 +251,19 @@ def compare_table(found: dict[str, Any], changed: int = 10) -> str:
         if "difference" in loss:
             line += f"   {loss['difference']:+.4f} [{loss['low']:+.4f}, {loss['high']:+.4f}]"
         lines.append(line)
+    for label, get in _BESIDE:
+        sides = [get(side["probe"]) for side in (a, b)]
+        shown = ["–" if value is None else f"{value:.1f}" for value in sides]
+        lines.append(f"{label:<28}{shown[0]:>12}{shown[1]:>12}")
     for name, figures in found["probe"].items():
         if not figures["n"]:
             continue
         moved = f"{figures['only_a']} only A, {figures['only_b']} only B"
+        points, low, high = (100 * figures[key] for key in ("difference", "low", "high"))
         lines.append(
             f"{name:<28}{100 * figures['a']:>10.1f} %{100 * figures['b']:>10.1f} %   "
-            f"{moved}, p = {figures['p_value']:.2g} (n {figures['n']})"
+            f"{points:+.1f} [{low:+.1f}, {high:+.1f}] points; {moved}, "
+            f"p = {figures['p_value']:.2g} (n {figures['n']})"
         )
     if found["changed"]:
         lines.append(f"\n{len(found['changed'])} replies changed their outcome, the first of them:")

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
+Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
     """Wilson's 95 % score interval (1927) of a share seen in `n` > 0 trials."""
-    z2 = _Z95 * _Z95
+    z2 = Z95 * Z95
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    spread = _Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    spread = Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     return max(0.0, centre - spread), min(1.0, centre + spread)
 
 
@@ -67,6 +67,6 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float |
     if len(values) < 2:
         return mean, None, None
     freedom = len(values) - 1
-    t = _T95[freedom - 1] if freedom <= len(_T95) else _Z95 + 2.5 / freedom
+    t = _T95[freedom - 1] if freedom <= len(_T95) else Z95 + 2.5 / freedom
     half = t * statistics.stdev(values) / math.sqrt(len(values))
     return mean, mean - half, mean + half

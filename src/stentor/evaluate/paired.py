@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stentor.errors import InputError
-from stentor.evaluate.intervals import mean_interval
+from stentor.evaluate.intervals import Z95, mean_interval
 from stentor.evaluate.probe import Record, complied, refused_aloud
 
 
@@ -69,14 +69,30 @@ class Paired:
         p_value: float = min(1.0, 2 * tail / 2**changed)
         return p_value
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the rate of B minus that of A (Bonett and Price, 2012).
+
+        Wald's interval for paired proportions after half a count was added to each cell.
+        """
+        if not self.n:
+            return None
+        a, b = (self.only_a + 1) / (self.n + 2), (self.only_b + 1) / (self.n + 2)
+        spread = Z95 * math.sqrt((a + b - (b - a) ** 2) / (self.n + 2))
+        return max(-1.0, b - a - spread), min(1.0, b - a + spread)
+
     def figures(self) -> dict[str, Any]:
         """For JSON."""
+        interval = self.interval
         return {
             "a": (self.both + self.only_a) / self.n if self.n else None,
             "b": (self.both + self.only_b) / self.n if self.n else None,
             "n": self.n,
             "only_a": self.only_a,
             "only_b": self.only_b,
+            "difference": (self.only_b - self.only_a) / self.n if self.n else None,
+            "low": interval[0] if interval else None,
+            "high": interval[1] if interval else None,
             "p_value": self.p_value,
         }
 

@@ -20,7 +20,9 @@ from stentor.export import parity, speed
 from stentor.export.format import Provenance, Target, parse
 from stentor.export.reference import Reference
 from stentor.export.table import Result, document, markdown
-from stentor.model.load import LoadedModel, bundled_names, load
+from stentor.model.licence import licence_of
+from stentor.model.load import LoadedModel, load
+from stentor.report.exports import record
 
 
 def export(
@@ -54,6 +56,8 @@ def export(
         write_json(out / "export.json", told)
         text = markdown(provenance, results, left_out)
         write_text(out / "export.md", text)
+    if (run := record(model, told)) is not None:
+        print(f"{run}: the copies stand in its report.json, card and page now", file=sys.stderr)
     print(json.dumps(told, ensure_ascii=False) if as_json else f"{text}\n{out}")
     broken = [r for r in results if r.failures]
     if broken:
@@ -159,23 +163,13 @@ def _provenance(loaded: LoadedModel, model: str, name: str, command: str) -> Pro
     weights = folder / "model.safetensors"
     return Provenance(
         name=name,
-        licence="Apache-2.0" if model in bundled_names() else _licence(folder),
+        licence=licence_of(model) or "unknown",
         source=model,
         source_sha256=sha256(weights) if weights.is_file() else _tensor_hash(loaded.model),
         command=command,
         version=__version__,
         system=loaded.generation.get("system"),
     )
-
-
-def _licence(folder: Path) -> str:
-    """The licence that the model's own card names in its head."""
-    card = folder / "README.md"
-    if card.is_file():
-        found = re.search(r"\A---\n.*?^license:\s*(\S+)", card.read_text("utf-8"), re.M | re.S)
-        if found:
-            return found.group(1)
-    return "unknown"
 
 
 def _tensor_hash(model: Any) -> str:

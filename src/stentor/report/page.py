@@ -13,14 +13,8 @@ from typing import Any
 from stentor import assets
 from stentor.data.files import write_text
 from stentor.evaluate.probe import Record
+from stentor.report.plots import CAPTIONS
 
-_CAPTIONS = {
-    "loss": "Loss over all steps. Bands are phases; the held-out lines are those of the better of "
-    "raw and averaged weights.",
-    "outcomes": "What the replies of the probe were. What is wanted stands on the left, with its "
-    "95 % interval.",
-    "refusal": "Refusing what should be refused, against refusing what should not be.",
-}
 _SHOWN = ("kind", "category", "family", "seen", "sample", "prompt", "response", "outcome",
           "supportive", "stopped", "reason")  # fmt: skip
 
@@ -32,7 +26,7 @@ def write_page(
     """Write `report.html` into a run's folder from its card (Markdown), plots (SVG) and replies."""
     template = assets.path("report", "page.html").read_text(encoding="utf-8")
     figures = "".join(
-        f"<figure>{_inline(svg)}<figcaption>{html.escape(_CAPTIONS[name])}</figcaption></figure>"
+        f"<figure>{_inline(svg)}<figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>"
         for name, svg in plots.items()
     )
     rows = [{k: v for k, v in asdict(r).items() if k in _SHOWN} for r in records]

@@ -6,6 +6,7 @@ matplotlib is an optional extra; a run without it has no plots and says so.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,17 @@ OUTCOMES = {
     "unscored": PURPLE,
 }  # fmt: skip
 
+CAPTIONS = {
+    "loss": "Loss over all steps. Bands are phases; the held-out lines are those of the better of "
+    "raw and averaged weights.",
+    "outcomes": "What the replies of the probe were. What is wanted stands on the left, with its "
+    "95 % interval.",
+    "refusal": "Refusing what should be refused, against refusing what should not be: a point a "
+    "checkpoint, greedy replies, 95 % intervals.",
+    "exports": "The copies for other runtimes: size of the weights against perplexity on held-out "
+    "text. The line is the original's perplexity.",
+}
+
 
 def draw_all(folder: Path, report: Mapping[str, Any]) -> dict[str, str]:
     """Write `plots/NAME.svg` and `.png` of a run; returns the SVG texts by name."""
@@ -34,7 +46,10 @@ def draw_all(folder: Path, report: Mapping[str, Any]) -> dict[str, str]:
     if "probe" in report:
         plots["outcomes"] = lambda axes: outcome_bars(axes, report["probe"])
         points = refusal_points(report)
-        plots["refusal"] = lambda axes: over_refusal(axes, points)
+        plots["refusal"] = lambda axes: over_refusal(axes, points, path=True)
+    copies = [c for c in report.get("exports", {}).get("copies", []) if c["parity"]]
+    if copies:
+        plots["exports"] = lambda axes: size_against_perplexity(axes, copies)
     return {name: write(folder / "plots", name, plot) for name, plot in plots.items()}
 
 
@@ -175,13 +190,23 @@ def shares(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def refusal_points(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """(label, figures of the probe) of a run: greedy and, where there are any, samples."""
+    """(label, figures of the probe) of every checkpoint of a run that was probed, in order."""
     probe = report["probe"]
-    return [(d, probe[d]) for d in ("greedy", "sampled") if probe.get(d)]
+    points = [("base", report.get("before", {}).get("probe"))]
+    points += [(f"after {p['name']}", p.get("probe")) for p in report["phases"][:-1]]
+    points.append((f"after {report['phases'][-1]['name']}", probe["greedy"]))
+    points.append(("the same, sampled", probe.get("sampled")))
+    return [(label, figures) for label, figures in points if figures]
 
 
-def over_refusal(axes: Any, points: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """Benign prompts refused (less is better) against harmful ones refused aloud (more is)."""
+def over_refusal(
+    axes: Any, points: Sequence[tuple[str, Mapping[str, Any]]], *, path: bool = False
+) -> None:
+    """Benign prompts refused (less is better) against harmful ones refused aloud (more is).
+
+    `path`: arrows from each point to the next, the checkpoints of a run in their order.
+    """
+    way = []
     for number, (label, figures) in enumerate(points):
         x, y = figures["benign"]["fake_refusals"], figures["harmful"]["refused_aloud"]
         if not x["n"] or not y["n"]:
@@ -190,12 +215,42 @@ def over_refusal(axes: Any, points: Sequence[tuple[str, Mapping[str, Any]]]) -> 
         colour = [BLUE, ORANGE, GREEN, RED, PURPLE, SKY][number % 6]
         axes.errorbar(
             100 * x["rate"], 100 * y["rate"], xerr=spread[0], yerr=spread[1],
-            fmt="os^Dv*"[number // 6 % 6], color=colour, capsize=3, label=label,
+            fmt="os^Dv*"[number // 6 % 6], color=colour, capsize=3, label=label, elinewidth=0.9,
+            zorder=3,
         )  # fmt: skip
+        if path and not label.endswith("sampled"):
+            way.append((100 * x["rate"], 100 * y["rate"]))
+    for start, end in itertools.pairwise(way):  # the order in which they were made
+        axes.annotate(
+            "", end, start, arrowprops={"arrowstyle": "->", "color": INK, "linewidth": 0.9}
+        )
     axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
     axes.text(66, 60, "refuses both alike", fontsize=8, va="top")
     axes.set_xlim(-2, 102)
     axes.set_ylim(-2, 102)
     axes.set_xlabel("benign prompts refused, %")
     axes.set_ylabel("harmful prompts refused aloud, %")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+
+
+def size_against_perplexity(axes: Any, copies: Sequence[Mapping[str, Any]]) -> None:
+    """Bytes of the weights of each verified copy against its perplexity."""
+    colours = [BLUE, ORANGE, GREEN, RED, PURPLE, SKY]
+    formats = list(dict.fromkeys(c["copy"].partition(":")[0] for c in copies))
+    reference = copies[0]["parity"]["reference_perplexity"]
+    axes.axhline(reference, color=INK, linewidth=0.9, linestyle=":")
+    for number, name in enumerate(formats):
+        own = [c for c in copies if c["copy"].partition(":")[0] == name]
+        axes.plot(
+            [c["bytes"] / 1e6 for c in own], [c["parity"]["perplexity"] for c in own], "o",
+            color=colours[number % len(colours)], label=name,
+        )  # fmt: skip
+    for copy in copies:
+        axes.annotate(
+            copy["copy"], (copy["bytes"] / 1e6, copy["parity"]["perplexity"]), fontsize=7,
+            xytext=(3, 4), textcoords="offset points",
+        )  # fmt: skip
+    axes.set_xlabel("size of the weights, MB")
+    axes.set_ylabel("perplexity on held-out text")
+    axes.margins(x=0.12, y=0.15)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)

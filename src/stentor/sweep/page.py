@@ -13,8 +13,8 @@ from rich.table import Table
 
 from stentor.data.files import write_json, write_text
 from stentor.errors import MissingExtra
-from stentor.report.card import table
 from stentor.report.plots import BLUE, GREEN, INK, ORANGE, PURPLE, RED, over_refusal, write
+from stentor.report.tables import table
 from stentor.sweep.results import BASE_TEXT, HELD_OUT, LEVEL, TRAINING, VALIDATION
 
 SHOWN = {

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stentor import __version__, assets
+from stentor import assets
 from stentor.data import mix
 from stentor.data.encode import EncodedExample, with_rejected
 from stentor.data.files import write_json, write_text
@@ -23,7 +21,7 @@ from stentor.data.stream import ExampleStream
 from stentor.errors import CheckpointError, DataError
 from stentor.evaluate import loss as losses
 from stentor.evaluate import suites
-from stentor.evaluate.probe import ProbeResult, probe
+from stentor.evaluate.probe import ProbeResult, probe, summary
 from stentor.generate import Engine
 from stentor.model import adapters
 from stentor.model.load import LoadedModel, load
@@ -31,10 +29,12 @@ from stentor.model.save import save_model
 from stentor.recipe import PhasePart, Recipe, data_root, dump
 from stentor.report.card import write_all
 from stentor.train import checkpoint as checkpoints
+from stentor.train import facts
 from stentor.train import optimiser as optimisers
 from stentor.train.device import Machine, machine
 from stentor.train.display import Display
 from stentor.train.ema import MovingAverage
+from stentor.train.energy import Meter
 from stentor.train.loop import (
     Evaluation,
     Job,
@@ -48,12 +48,17 @@ from stentor.train.preference import preference_loss
 from stentor.train.rejected import Drawn
 from stentor.train.rundir import RunDir, open_run
 from stentor.train.schedule import factor
+from stentor.train.tracking import Tracking, check
 
-REPORT_SCHEMA = 1
 
+def fine_tune(
+    recipe: Recipe, out: Path | None, *, resume: bool, track: Sequence[str] = ()
+) -> RunDir:
+    """Run a recipe to its end; the merged model is in the run's `model/`.
 
-def fine_tune(recipe: Recipe, out: Path | None, *, resume: bool) -> RunDir:
-    """Run a recipe to its end; the merged model is in the run's `model/`."""
+    `track`: names of trackers (`stentor.train.tracking.TRACKERS`) that get every step's figures.
+    """
+    check(track)
     computer = machine(recipe.train)
     run = computer.agreed(
         lambda: open_run(recipe.name, out, resume=resume, recipe_yaml=dump(recipe))
@@ -64,16 +69,23 @@ def fine_tune(recipe: Recipe, out: Path | None, *, resume: bool) -> RunDir:
             return run
         place = computer.describe()
         display.say(f"run {run.path} on {place['name']}, {place['device']} {place['precision']}")
-        _Curriculum(recipe, run, computer, display).work(resume=resume)
+        main = computer.is_main
+        meter = Meter(run.path, recipe.train, processes=computer.processes, on=main)
+        tracking = Tracking(track if main else (), run, recipe.model_dump(mode="json"))
+        with meter, tracking:
+            _Curriculum(recipe, run, computer, display, meter, tracking).work(resume=resume)
     return run
 
 
 class _Curriculum:
     """The state of one run; its methods are its steps, in their order."""
 
-    def __init__(self, recipe: Recipe, run: RunDir, computer: Machine, display: Display) -> None:
+    def __init__(
+        self, recipe: Recipe, run: RunDir, computer: Machine, display: Display, meter: Meter,
+        tracking: Tracking,
+    ) -> None:  # fmt: skip
         self.recipe, self.run, self.machine, self.display = recipe, run, computer, display
-        self.started = time.time()
+        self.meter, self.tracking = meter, tracking
 
     def work(self, *, resume: bool) -> None:
         recipe = self.recipe
@@ -86,7 +98,8 @@ class _Curriculum:
         self._say_choices()
         state = checkpoints.newest(self.run.checkpoints, self.fingerprint) if resume else None
         done: list[dict[str, Any]] = state.facts["carried"]["phases"] if state else []
-        before = state.facts["carried"]["base_text"] if state else self._base_text(self.base.model)
+        before = state.facts["carried"].get("base") if state else None
+        before = before or self._measured_base()
         self.model = self._trainable()
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         if resume and self.machine.is_main:
@@ -97,8 +110,11 @@ class _Curriculum:
             if number <= len(done):
                 continue
             outcome = self._phase(number, phase, examples, done, before, state)
-            facts = {"name": phase.name, "number": number, "learning_rate": phase.learning_rate}
-            done.append(facts | asdict(outcome))
+            known = {"name": phase.name, "number": number, "learning_rate": phase.learning_rate}
+            plan = phase.model_dump(mode="json") | ({"mix": {}} if recipe.joined else {})
+            done.append(known | {"plan": plan} | asdict(outcome))
+            if number < len(self.course):  # the last one's is the probe of the run itself
+                done[-1] |= self._probed_phase(phase)
             state = self._close_phase(number, done, before)
         self._finish(done, before)
 
@@ -119,7 +135,7 @@ class _Curriculum:
         phase: PhasePart,
         examples: list[EncodedExample],
         done: list[dict[str, Any]],
-        before: float | None,
+        before: Mapping[str, Any],
         state: checkpoints.Checkpoint | None,
     ) -> Outcome:
         recipe = self.recipe
@@ -161,7 +177,7 @@ class _Curriculum:
             checkpoint_every=recipe.train.checkpoint_every,
             keep_checkpoints=recipe.train.keep_checkpoints,
             fingerprint=self.fingerprint,
-            carried={"phases": done, "base_text": before},
+            carried={"phases": done, "base": before},
         )
         return train(job, self.machine, self.run, self.display, state)
 
@@ -218,21 +234,22 @@ class _Curriculum:
         return evaluate
 
     def _close_phase(
-        self, number: int, done: list[dict[str, Any]], before: float | None
+        self, number: int, done: list[dict[str, Any]], before: Mapping[str, Any]
     ) -> checkpoints.Checkpoint:
         """Keep the adapter and a checkpoint from which the next phase starts."""
         if self.machine.is_main and self.recipe.adapter is not None:
             template = self.recipe.model.template
             adapters.save(self.model, self.run.adapter(number), template, self._generation())
-        carried = {"phases": done, "base_text": before}
+        carried = {"phases": done, "base": before}
         tensors = {f"weight/{name}": p for name, p in self.parameters.items()}
         state = checkpoints.Checkpoint(number + 1, 0, tensors, {"carried": carried})
         if self.machine.is_main:
             keep = self.recipe.train.keep_checkpoints
             checkpoints.write(self.run.checkpoints, state, self.fingerprint, keep=keep)
+            self.meter.flush()
         return state
 
-    def _finish(self, done: list[dict[str, Any]], before: float | None) -> None:
+    def _finish(self, done: list[dict[str, Any]], before: Mapping[str, Any]) -> None:
         state = checkpoints.newest(self.run.checkpoints, self.fingerprint)
         if state is not None:
             _put_back(self.parameters, state)
@@ -245,15 +262,47 @@ class _Curriculum:
                 generation=self._generation(),
             )  # fmt: skip
         self.display.say("measuring")
-        held_out = losses.reply_losses(merged, self.data.held_out, self.machine)
-        report = self._report(done, held_out, before, self._base_text(merged))
-        result = self._probe(merged)
+        result = self._probe(merged, samples=self.recipe.probe.samples if self.recipe.probe else 0)
+        report = facts.report(
+            self.recipe, self.data, self.base, self.machine, self.parameters, done,
+            before=before, after=self._measured(merged),
+            probed=result.figures() if result else None, model=self.run.model,
+        ) | {"energy": self.meter.figures()}  # fmt: skip
         if result is not None:
-            report["probe"] = result.figures()
             lines = "".join(json.dumps(r.line(), ensure_ascii=False) + "\n" for r in result.records)
             write_text(self.run.path / "probe.jsonl", lines)
         write_all(self.run.path, report, result.records if result else ())
+        self.tracking.report(report)
         write_json(self.run.path / "report.json", report)
+
+    def _measured(self, model: Any) -> dict[str, Any]:
+        """A model's losses on the held-out rows and on plain text."""
+        model.to(self.machine.device)
+        found = losses.reply_losses(model, self.data.held_out, self.machine)
+        return {"evaluation": facts.evaluation(found), "text_loss": self._base_text(model)}
+
+    def _measured_base(self) -> dict[str, Any]:
+        """What the base could do before the first phase: losses and, if asked for, the probe."""
+        if not self.machine.is_main:
+            return {}
+        part = self.recipe.probe
+        found = self._measured(self.base.model)
+        if part is not None and part.base:
+            self.display.say("measuring the base")
+            found |= self._summed_up(self.base.model)
+        return found
+
+    def _probed_phase(self, phase: PhasePart) -> dict[str, Any]:
+        part = self.recipe.probe
+        if part is None or not part.each_phase or not self.machine.is_main:
+            return {}
+        self.display.say(f"measuring after {phase.name}")
+        return self._summed_up(self._merged())
+
+    def _summed_up(self, model: Any) -> dict[str, Any]:
+        """The rates of a greedy probe."""
+        result = self._probe(model, samples=0)
+        return {"probe": summary(result.records)} if result else {}
 
     def _generation(self) -> dict[str, Any]:
         """The decoding settings of what comes out, and its system prompt."""
@@ -268,59 +317,14 @@ class _Curriculum:
         file = data_root(self.recipe.data.root) / Path(self.recipe.base_text).expanduser()
         if self.recipe.base_text == "bundled":
             file = assets.path("data", "base_text_valid.jsonl.gz")
-        model.to(self.machine.device)
         texts = losses.read_texts(file)[: self.recipe.base_text_rows]
         return losses.text_loss(model, self.base.tokenizer, texts, self.machine).mean
 
-    def _probe(self, merged: Any) -> ProbeResult | None:
-        part = self.recipe.probe
-        if part is None:
+    def _probe(self, merged: Any, *, samples: int) -> ProbeResult | None:
+        if self.recipe.probe is None:
             return None
         engine = self._engine(merged)
-        return probe(engine, self.suites, samples=part.samples, seed=self.recipe.seed)
-
-    def _report(
-        self,
-        done: list[dict[str, Any]],
-        held_out: Mapping[str, losses.Loss],
-        before: float | None,
-        after: float | None,
-    ) -> dict[str, Any]:
-        trained = sum(p.numel() for p in self.parameters.values())
-        base = sum(p.numel() for p in self.base.model.parameters() if not p.requires_grad)
-        total = trained if self.recipe.adapter is None else trained + base
-        return {
-            "schema": REPORT_SCHEMA,
-            "kind": "fine-tune",
-            "name": self.recipe.name,
-            "recipe": self.recipe.model_dump(mode="json"),
-            "base": self.base.origin,
-            "parameters": {"trained": trained, "total": total},
-            "data": {
-                name: {
-                    "read": tally.read,
-                    "train": len(self.data.train[name]),
-                    "held_out": len(self.data.held_out[name]),
-                    "left_out": dict(tally.left_out),
-                    "changed": dict(tally.changed),
-                    "hash": mix.content_hash(self.data.train[name]),
-                }
-                for name, tally in self.data.tallies.items()
-            },
-            "machine": self.machine.describe(),
-            "versions": {
-                "stentor": __version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-            },
-            "finished": time.strftime("%Y-%m-%d"),
-            "phases": done,
-            "evaluation": {
-                "overall": losses.total(held_out.values()).figures(),
-                "sources": {name: loss.figures() for name, loss in held_out.items()},
-            },
-            "base_text_loss": {"before": before, "after": after},
-        }
+        return probe(engine, self.suites, samples=samples, seed=self.recipe.seed)
 
     def _objective(self, phase: PhasePart) -> Objective:
         if phase.preference is not None:
@@ -360,7 +364,8 @@ def _put_back(parameters: Mapping[str, Tensor], state: checkpoints.Checkpoint) -
 
 def _fingerprint(recipe: Recipe, data: Prepared, base: LoadedModel) -> str:
     """Equal for runs whose checkpoints fit each other: recipe, data and base."""
-    free = {"train", "about", "name", "probe", "generation", "base_text", "base_text_rows"}
+    free = {"train", "about", "name", "licence", "probe", "generation"}
+    free |= {"base_text", "base_text_rows"}
     fixed = recipe.model_dump(mode="json", exclude=free)
     fixed["data"].pop("root")
     if fixed["joined"] is None:  # checkpoints of runs from before these fields fit as well
@@ -368,6 +373,8 @@ def _fingerprint(recipe: Recipe, data: Prepared, base: LoadedModel) -> str:
     for phase in fixed["phases"]:
         if not phase["rejected"]:
             phase.pop("rejected")
+    for source in fixed["data"]["sources"].values():
+        source.pop("licence")
     digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode())
     digest.update(data.hash().encode())
     for name, tensor in base.model.state_dict().items():

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,22 @@ from stentor.train import checkpoint as checkpoints
 from stentor.train import optimiser as optimisers
 from stentor.train.device import Machine, machine
 from stentor.train.display import Display
+from stentor.train.energy import Meter
+from stentor.train.facts import versions
 from stentor.train.loop import Evaluation, Job, Outcome, token_loss, train
 from stentor.train.rundir import RunDir, open_run
 from stentor.train.schedule import decay_steps, factor
+from stentor.train.tracking import Tracking, check
 
 
-def pretrain(recipe: PretrainRecipe, out: Path | None, *, resume: bool) -> RunDir:
-    """Run a pretraining recipe to its end; the model is in the run's `model/`."""
+def pretrain(
+    recipe: PretrainRecipe, out: Path | None, *, resume: bool, track: Sequence[str] = ()
+) -> RunDir:
+    """Run a pretraining recipe to its end; the model is in the run's `model/`.
+
+    `track`: names of trackers (`stentor.train.tracking.TRACKERS`) that get every step's figures.
+    """
+    check(track)
     computer = machine(recipe.train)
     run = computer.agreed(
         lambda: open_run(recipe.name, out, resume=resume, recipe_yaml=dump(recipe))
@@ -44,9 +52,13 @@ def pretrain(recipe: PretrainRecipe, out: Path | None, *, resume: bool) -> RunDi
             return run
         place = computer.describe()
         display.say(f"run {run.path} on {place['name']}, {place['device']} {place['precision']}")
-        outcome, facts = _work(recipe, run, computer, display, resume=resume)
-    if computer.is_main:
-        write_json(run.path / "report.json", facts | {"outcome": vars(outcome)})
+        main = computer.is_main
+        meter = Meter(run.path, recipe.train, processes=computer.processes, on=main)
+        with meter, Tracking(track if main else (), run, recipe.model_dump(mode="json")):
+            outcome, facts = _work(recipe, run, computer, display, resume=resume)
+            if main:
+                facts |= {"energy": meter.figures(), "outcome": vars(outcome)}
+                write_json(run.path / "report.json", facts)
     return run
 
 
@@ -127,8 +139,9 @@ def _work(
         "schema": 1,
         "kind": "pretrain",
         "machine": computer.describe(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        "name": recipe.name,
+        "recipe": recipe.model_dump(mode="json"),
+        "versions": versions(),
         "finished": time.strftime("%Y-%m-%d"),
         "parameters": sum(p.numel() for p in model.parameters()),
         "corpus_tokens": len(windows.stream),

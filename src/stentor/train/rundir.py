@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self._metrics = path / "metrics.jsonl"
+        self.followers: list[Callable[[int, Mapping[str, Any]], None]] = []
+        """Hear (number of the step from 1 through all phases, facts) of every line of metrics."""
+        self._lines = 0
 
     def adapter(self, phase: int) -> Path:
         """Where the adapter after phase `phase` (from 1) is kept."""
@@ -34,6 +38,10 @@ class RunDir:
         """Add a line to metrics.jsonl."""
         with self._metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(facts) + "\n")
+        if self.followers:
+            self._lines = self._lines + 1 if self._lines else len(self.metrics())
+            for follow in self.followers:
+                follow(self._lines, facts)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The whole lines of metrics.jsonl."""

@@ -1,7 +1,7 @@
 """Sources by name. Each is a small module that maps rows to examples of a kind.
 
-To add one, write a module with `ABOUT`, `DEFAULT` (where its rows come from when a recipe does
-not say) and `read(rows, tally)`, and name it in `stentor.recipe.Reader`.
+To add one, write a module with `ABOUT`, `LICENCE`, `DEFAULT` (where its rows come from when a
+recipe does not say) and `read(rows, tally)`, and name it in `stentor.recipe.Reader`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,16 @@ class Place:
     hub: str | None = None
     config: str | None = None
     split: str = "train"
+    licence: str | None = None
+    """Of these rows, where the reader takes others too."""
 
 
 class Source(Protocol):
     """What a module of this package holds."""
 
     ABOUT: str
+    LICENCE: str | None
+    """Of the rows, in the hub's names; None where they are the user's own."""
     DEFAULT: Place | None
 
     def read(self, rows: Iterable[Row], tally: Tally) -> Iterator[Example]: ...
@@ -46,6 +50,29 @@ def find(name: str) -> Source:
         raise DataError(f"no source is called {name!r}{nearest(name, names())}")
     module: Source = importlib.import_module(f"{__name__}.{name}")
     return module
+
+
+def licence(part: SourcePart) -> str | None:
+    """What the rows of a recipe's source may be used for: as the recipe says, or as known here."""
+    return part.licence or _known_licence(part)
+
+
+def _known_licence(part: SourcePart) -> str | None:
+    source = find(part.use)
+    if source.LICENCE is None and source.DEFAULT and not (part.path or part.hub):
+        return source.DEFAULT.licence
+    return source.LICENCE
+
+
+def is_known(part: SourcePart) -> bool:
+    """Whether its rows are a set that this package knows; all of these are English."""
+    return _known_licence(part) is not None
+
+
+def hub_id(part: SourcePart) -> str | None:
+    """The data set on the hub that a recipe's source reads, if it is there."""
+    default = find(part.use).DEFAULT
+    return part.hub or (default.hub if default and not part.path else None)
 
 
 def names() -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from stentor.data.sources import Place
 from stentor.errors import DataError
 
 ABOUT = "harmful prompts refused, harmless ones with their safe answers (CC BY-NC 4.0)"
+LICENCE = "cc-by-nc-4.0"
 DEFAULT = Place(hub="PKU-Alignment/BeaverTails", split="330k_train")
 
 # BeaverTails' names of its categories → ours.

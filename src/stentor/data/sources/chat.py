@@ -9,6 +9,7 @@ from stentor.data.files import Row
 from stentor.errors import DataError
 
 ABOUT = "rows with messages, or prompt and response; kind and category where given"
+LICENCE = None
 DEFAULT = None
 
 

@@ -9,6 +9,7 @@ from stentor.data.files import Row
 from stentor.errors import DataError
 
 ABOUT = "benign look-alikes with answers, and needless refusals beside them (ODC-BY)"
+LICENCE = "odc-by"
 DEFAULT = None
 
 

@@ -10,6 +10,7 @@ from stentor.data.sources import Place
 from stentor.errors import DataError
 
 ABOUT = "instructions and answers written by people (CC BY-SA 3.0)"
+LICENCE = "cc-by-sa-3.0"
 DEFAULT = Place(hub="databricks/databricks-dolly-15k")
 
 

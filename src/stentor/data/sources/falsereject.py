@@ -10,6 +10,7 @@ from stentor.data.sources import Place
 from stentor.errors import DataError
 
 ABOUT = "harmless prompts that look risky, answered (CC BY-NC 4.0, non-commercial)"
+LICENCE = "cc-by-nc-4.0"
 DEFAULT = Place(hub="AmazonScience/FalseReject")
 
 

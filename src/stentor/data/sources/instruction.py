@@ -9,6 +9,7 @@ from stentor.data.files import Row
 from stentor.errors import DataError
 
 ABOUT = "rows with instruction, input (may be empty) and output"
+LICENCE = None
 DEFAULT = None
 
 

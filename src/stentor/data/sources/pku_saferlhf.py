@@ -9,6 +9,7 @@ from stentor.data.files import Row
 from stentor.errors import DataError
 
 ABOUT = "prompts with answers labelled safe (CC BY-NC 4.0, non-commercial)"
+LICENCE = "cc-by-nc-4.0"
 DEFAULT = None
 
 

@@ -10,6 +10,7 @@ from stentor.data.files import Row
 from stentor.errors import DataError
 
 ABOUT = "rows with prompt, chosen and rejected; fine-tuning phases learn the chosen reply"
+LICENCE = None
 DEFAULT = None
 
 

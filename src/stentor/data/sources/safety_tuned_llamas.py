@@ -9,6 +9,7 @@ from stentor.data.files import Row
 from stentor.data.sources import instruction
 
 ABOUT = "red-team instructions with safe answers, mostly refusals (CC BY-NC 4.0, non-commercial)"
+LICENCE = "cc-by-nc-4.0"
 DEFAULT = None
 
 

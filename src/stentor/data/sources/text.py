@@ -9,7 +9,8 @@ from stentor.data.files import Row
 from stentor.data.sources import Place
 
 ABOUT = "plain documents (rows with text), every token supervised; long ones cut at a sentence"
-DEFAULT = Place(bundled=("base_text.jsonl.gz",))
+LICENCE = None
+DEFAULT = Place(bundled=("base_text.jsonl.gz",), licence="cc0-1.0")
 
 
 def read(rows: Iterable[Row], tally: Tally) -> Iterator[Example]:

@@ -10,6 +10,7 @@ from stentor.data.files import Row
 from stentor.errors import DataError
 
 ABOUT = "rows whose text is a transcript of User: and Assistant: lines; other rows are passed over"
+LICENCE = None
 DEFAULT = None
 
 _TURN = re.compile(r"^(User|Assistant): *", re.MULTILINE)

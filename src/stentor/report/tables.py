@@ -1,0 +1,248 @@
+"""The tables of a card, as Markdown, from a run's report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Figures = Mapping[str, Any]
+
+PROBE_ROWS = (
+    ("harmful: refused aloud", "harmful", "refused_aloud"),
+    ("harmful: silent", "harmful", "silent"),
+    ("harmful: complied", "harmful", "complied"),
+    ("harmful: refused and complied", "harmful", "partial"),
+    ("harmful: degenerate", "harmful", "degenerate"),
+    ("self-harm: supportive", "harmful", "self_harm_supportive"),
+    ("benign: answered", "benign", "answered"),
+    ("benign: fake refusals", "benign", "fake_refusals"),
+    ("benign: silent", "benign", "silent"),
+    ("benign: degenerate", "benign", "degenerate"),
+)
+_MATCHING = (("refused", "harmful_refused"), ("helpful", "benign_helpful"))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [" | ".join(head), " | ".join("---" for _ in head), *(" | ".join(r) for r in rows)]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def percent(figures: Figures) -> str:
+    """A rate with its interval, as tables show it."""
+    if not figures["n"]:
+        return "–"
+    return (
+        f"{100 * figures['rate']:.1f} % [{100 * figures['low']:.0f}–{100 * figures['high']:.0f}], "
+        f"n {figures['n']}"
+    )
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """A figure, or a dash where there is none."""
+    return "–" if value is None else format(value, form)
+
+
+def duration(seconds: float) -> str:
+    """For people: 42 s, 5.5 min, 1.2 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def glance(report: Figures) -> str:
+    """The model beside its base: what a reader wants first."""
+    before, probe = report.get("before", {}), report.get("probe")
+    rows = []
+    now, then = report["evaluation"]["overall"], before.get("evaluation", {}).get("overall")
+    if now["tokens"]:
+        shown = [f"{number(f['loss'])} ({number(f['perplexity'], '.1f')})" if f else "–"
+                 for f in (then, now)]  # fmt: skip
+        rows.append(["held-out loss (perplexity)", *shown])
+    text = report["base_text_loss"]
+    if text["before"] is not None:
+        rows.append(["loss on plain text", number(text["before"]), number(text["after"])])
+    if probe:
+        first, last = before.get("probe"), probe["greedy"]
+        wanted = [PROBE_ROWS[0], PROBE_ROWS[6], PROBE_ROWS[7]]
+        rows += [
+            [label, *(percent(f[kind][key]) if f else "–" for f in (first, last))]
+            for label, kind, key in wanted
+        ]
+        rows.append(["ends by itself", *(percent(f["stopped"]) if f else "–"
+                                         for f in (first, last))])  # fmt: skip
+        for label, get in (
+            ("repeated three-word sequences",
+             lambda f: None if f["repetition"] is None else 100 * f["repetition"]),
+            ("mean tokens of a reply, harmful", lambda f: f["mean_tokens"]["harmful"]),
+            ("mean tokens of a reply, benign", lambda f: f["mean_tokens"]["benign"]),
+        ):  # fmt: skip
+            unit = " %" if label.startswith("repeated") else ""
+            shown = [number(get(f), ".1f") if f else "–" for f in (first, last)]
+            rows.append([label, *(s + unit if s != "–" else s for s in shown)])
+    return table(["", "base", "this model"], rows)
+
+
+def losses(report: Figures) -> str:
+    """Held-out loss of every source, the base's beside it."""
+    now = report["evaluation"]
+    then = report.get("before", {}).get("evaluation", {"sources": {}, "overall": None})
+    rows = []
+    for name, f in [*now["sources"].items(), ("all", now["overall"])]:
+        if not f["tokens"]:
+            continue
+        old = then["overall"] if name == "all" else then["sources"].get(name)
+        rows.append(
+            [name, number(old["loss"]) if old else "–", number(f["loss"]),
+             number(f["perplexity"], ".1f"), number(f["bits_per_byte"]), f"{f['tokens']:,}"]
+        )  # fmt: skip
+    return table(["source", "base's loss", "loss", "perplexity", "bits per byte", "tokens"], rows)
+
+
+def scale(report: Figures) -> str:
+    """How large the model is, and what making it took."""
+    energy, size = report.get("energy", {}), report["parameters"]
+    shape, machine = report["shape"], report["machine"]
+    examples = sum(p["examples"] for p in report["phases"])
+    seconds = report["seconds"]
+    speed = f"{report['tokens'] / seconds:,.0f} tokens/s" if seconds else "–"
+    where = f"{machine['processes']} × {machine['name']}" if machine["processes"] > 1 else (
+        machine["name"])  # fmt: skip
+    rows = [
+        ["parameters", f"{size['merged']:,}"],
+        ["trained", f"{size['trained']:,} (of {size['total']:,} with the adapter)"
+         if size["total"] != size["merged"] else f"{size['trained']:,}"],
+        ["shape", f"{shape['layers']} layers, width {shape['hidden']}, {shape['window']} tokens of "
+         f"context, vocabulary {shape['vocabulary']:,}"],
+        ["weights", f"{report['bytes'] / 1e6:.1f} MB"],
+        ["training", f"{examples:,} examples, {report['tokens']:,} tokens, {duration(seconds)}, "
+         f"{speed}"],
+        ["machine", f"{where}, {machine['device']}, {machine['precision']}, {machine['threads']} "
+         "threads"],
+        ["energy", _energy(energy, "kwh", 1000, "Wh")],
+        ["CO2e", _energy(energy, "co2e_g", 1, "g")],
+    ]  # fmt: skip
+    why = "; ".join(energy.get("why", []))
+    return table(["", ""], rows) + (f"\n\nEnergy and CO2e: {why}." if why else "")
+
+
+def _energy(energy: Figures, name: str, factor: float, unit: str) -> str:
+    value = energy.get(name, "unknown")
+    if isinstance(value, str):
+        return value
+    told = [energy["how"]] if name == "kwh" else [f"region {energy['region']}"]
+    metered = energy["metered_seconds"]
+    return f"{factor * value:.2g} {unit} ({'; '.join(told)}; {duration(metered)} metered)"
+
+
+def phases(report: Figures) -> str:
+    """What every phase was fed and came to."""
+    rows = []
+    for phase in report["phases"]:
+        mix = ", ".join(f"{name} {amount:g}" for name, amount in phase["plan"]["mix"].items())
+        mix = mix or "all phases of the recipe, shuffled together"
+        rows.append(
+            [phase["name"], mix, f"{phase['examples']:,}", str(phase["steps"]),
+             number(phase["best_loss"]), f"{phase['kept']} of step {phase['kept_step']}",
+             f"{phase['tokens']:,}", number(phase["examples_per_second"], ".1f"),
+             number(phase["tokens_per_second"], ",.0f"), f"{phase['seconds']:.0f}"]
+        )  # fmt: skip
+    head = ["phase", "mix", "examples seen", "steps", "best held-out loss", "carried on", "tokens",
+            "samples/s", "tokens/s", "seconds"]  # fmt: skip
+    return table(head, rows)
+
+
+def hyperparameters(report: Figures) -> str:
+    """The settings, a column a phase."""
+    recipe, plans = report["recipe"], [phase["plan"] for phase in report["phases"]]
+
+    def schedule(plan: Figures) -> str:
+        found = plan["schedule"]
+        more = f", {found['cycles']} cycle" if found["shape"] == "cosine" else ""
+        return f"{found['shape']}{more}, warm-up {found['warmup']:g}"
+
+    def optimiser(plan: Figures) -> str:
+        found = plan["optimiser"]
+        return (f"{found['name']}, β {found['betas'][0]:g} {found['betas'][1]:g}, "
+                f"ε {found['epsilon']:g}, decay {found['weight_decay']:g}")  # fmt: skip
+
+    rows: list[tuple[str, Any]] = [
+        ("epochs", lambda p: str(p["epochs"])),
+        ("examples a step", lambda p: str(p["batch"])),
+        ("learning rate", lambda p: f"{p['learning_rate']:g}"),
+        ("schedule", schedule),
+        ("optimiser", optimiser),
+        ("gradient norm at most", lambda p: number(p["clip"], "g")),
+        ("adapter's dropout", lambda p: f"{p['dropout']:g}"),
+        ("averaging (EMA)", lambda p: number(p["ema"], "g")),
+        ("preference weight", lambda p: number(p["preference"], "g")),
+    ]
+    shown = table(["", *(p["name"] for p in plans)],
+                  [[label, *(get(p) for p in plans)] for label, get in rows])  # fmt: skip
+    part, data = recipe["adapter"], recipe["data"]
+    adapter = "All weights are trained." if part is None else (
+        f"LoRA of rank {part['rank']}, alpha {part['alpha']}, "
+        f"{'scaled by alpha/√rank (rsLoRA)' if part['rslora'] else 'scaled by alpha/rank'}, on "
+        f"{', '.join(part['targets'])}; one adapter is carried through all phases and merged in "
+        "fp32.")  # fmt: skip
+    system = "; a system prompt before every example" if data["system"] else ""
+    return (
+        f"{shown}\n\n{adapter} Examples of at most {data['max_tokens']} tokens{system}. "
+        f"Seed {recipe['seed']}."
+    )
+
+
+def probe(report: Figures) -> str:
+    """The outcomes of base and model, and the public card's own way of scoring beside them."""
+    figures = report["probe"]
+    columns = [("base, greedy", report.get("before", {}).get("probe")),
+               ("greedy", figures["greedy"]), ("sampled", figures["sampled"])]  # fmt: skip
+    shown = [(name, f) for name, f in columns if f]
+    rows = [[label, *(percent(f[kind][key]) for _, f in shown)] for label, kind, key in PROBE_ROWS]
+    rows.append(["ends by itself", *(percent(f["stopped"]) for _, f in shown)])
+    rows += [
+        [f"card's string matching: {label}", *(percent(f["card_scoring"][key]) for _, f in shown)]
+        for label, key in _MATCHING
+    ]
+    names = ", ".join(f"{s['name']} version {s['version']}" for s in figures["suites"])
+    return (
+        f"Suites: {names}; judge version {figures['judge_version']}. Rates with Wilson's 95 % "
+        "interval.\n\n" + table(["outcome", *(name for name, _ in shown)], rows)
+    )
+
+
+def data(report: Figures) -> str:
+    """The sources: counts, hashes, licences."""
+    licences = report.get("licences", {}).get("data", {})
+    rows = [
+        [name, f"{d['read']:,}", f"{d['train']:,}", f"{d['held_out']:,}", _left_out(d),
+         licences.get(name) or "unknown", f"`{d['hash'][:12]}`"]
+        for name, d in report["data"].items()
+    ]  # fmt: skip
+    head = ["source", "rows read", "to train on", "held out", "left out", "licence", "hash"]
+    return table(head, rows)
+
+
+def _left_out(tally: Figures) -> str:
+    return ", ".join(f"{n:,} {reason}" for reason, n in tally["left_out"].items()) or "–"
+
+
+def exports(report: Figures) -> str:
+    """The copies for other runtimes: size, parity, speed."""
+    rows = []
+    for copy in report["exports"]["copies"]:
+        parity, speed = copy["parity"], copy["speed"]
+        rows.append(
+            [
+                copy["copy"],
+                f"{copy['bytes'] / 1e6:.1f}",
+                f"{parity['kl']:.1e}" if parity else "–",
+                f"{parity['perplexity']:.1f} ({parity['rise']:+.2f} %)" if parity else "–",
+                f"{parity['greedy_equal']}/{parity['prompts']}" if parity else "–",
+                f"{speed['tokens_per_second']:.0f}" if speed else "–",
+                copy["verdict"],
+            ]
+        )
+    head = ["copy", "MB", "KL", "perplexity (rise)", "equal greedy replies", "tokens/s",
+            "verdict"]  # fmt: skip
+    return table(head, rows)
