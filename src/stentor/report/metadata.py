@@ -28,7 +28,7 @@ def licence(report: Figures) -> str:
     parts = [found["base"], *found["data"].values()]
     if any(part not in order for part in parts):
         return OTHER
-    return max(parts, key=order.index)
+    return max(map(str, parts), key=order.index)
 
 
 def head(report: Figures) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Figures = Mapping[str, Any]
@@ -20,6 +20,14 @@ PROBE_ROWS = (
     ("benign: degenerate", "benign", "degenerate"),
 )
 _MATCHING = (("refused", "harmful_refused"), ("helpful", "benign_helpful"))
+_SPEECH: tuple[tuple[str, Callable[[Figures], float | None]], ...] = (
+    (
+        "repeated three-word sequences",
+        lambda f: None if f["repetition"] is None else 100 * float(f["repetition"]),
+    ),
+    ("mean tokens of a reply, harmful", lambda f: f["mean_tokens"]["harmful"]),
+    ("mean tokens of a reply, benign", lambda f: f["mean_tokens"]["benign"]),
+)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -71,12 +79,7 @@ def glance(report: Figures) -> str:
         ]
         rows.append(["ends by itself", *(percent(f["stopped"]) if f else "–"
                                          for f in (first, last))])  # fmt: skip
-        for label, get in (
-            ("repeated three-word sequences",
-             lambda f: None if f["repetition"] is None else 100 * f["repetition"]),
-            ("mean tokens of a reply, harmful", lambda f: f["mean_tokens"]["harmful"]),
-            ("mean tokens of a reply, benign", lambda f: f["mean_tokens"]["benign"]),
-        ):  # fmt: skip
+        for label, get in _SPEECH:
             unit = " %" if label.startswith("repeated") else ""
             shown = [number(get(f), ".1f") if f else "–" for f in (first, last)]
             rows.append([label, *(s + unit if s != "–" else s for s in shown)])

@@ -157,7 +157,8 @@ def _attempt(run: Due) -> str | None:
         if isinstance(run.recipe, PretrainRecipe):
             pretrain(run.recipe, run.folder, resume=begun)
         else:
-            fine_tune(run.recipe, run.folder, resume=begun)
+            # what a sweep compares are its results
+            fine_tune(run.recipe, run.folder, resume=begun, whole_path=False)
     except StentorError as error:
         return str(error)
     except Exception as error:  # whatever it was, the other cells can go on

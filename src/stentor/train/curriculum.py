@@ -52,11 +52,13 @@ from stentor.train.tracking import Tracking, check
 
 
 def fine_tune(
-    recipe: Recipe, out: Path | None, *, resume: bool, track: Sequence[str] = ()
-) -> RunDir:
+    recipe: Recipe, out: Path | None, *, resume: bool, track: Sequence[str] = (),
+    whole_path: bool = True,
+) -> RunDir:  # fmt: skip
     """Run a recipe to its end; the merged model is in the run's `model/`.
 
     `track`: names of trackers (`stentor.train.tracking.TRACKERS`) that get every step's figures.
+    `whole_path` False: the probe is asked at the end alone, whatever the recipe says.
     """
     check(track)
     computer = machine(recipe.train)
@@ -73,7 +75,9 @@ def fine_tune(
         meter = Meter(run.path, recipe.train, processes=computer.processes, on=main)
         tracking = Tracking(track if main else (), run, recipe.model_dump(mode="json"))
         with meter, tracking:
-            _Curriculum(recipe, run, computer, display, meter, tracking).work(resume=resume)
+            work = _Curriculum(recipe, run, computer, display, meter, tracking)
+            work.whole_path = whole_path
+            work.work(resume=resume)
     return run
 
 
@@ -86,6 +90,7 @@ class _Curriculum:
     ) -> None:  # fmt: skip
         self.recipe, self.run, self.machine, self.display = recipe, run, computer, display
         self.meter, self.tracking = meter, tracking
+        self.whole_path = True
 
     def work(self, *, resume: bool) -> None:
         recipe = self.recipe
@@ -287,14 +292,14 @@ class _Curriculum:
             return {}
         part = self.recipe.probe
         found = self._measured(self.base.model)
-        if part is not None and part.base:
+        if part is not None and part.base and self.whole_path:
             self.display.say("measuring the base")
             found |= self._summed_up(self.base.model)
         return found
 
     def _probed_phase(self, phase: PhasePart) -> dict[str, Any]:
         part = self.recipe.probe
-        if part is None or not part.each_phase or not self.machine.is_main:
+        if part is None or not (part.each_phase and self.whole_path and self.machine.is_main):
             return {}
         self.display.say(f"measuring after {phase.name}")
         return self._summed_up(self._merged())
