@@ -15,6 +15,7 @@ from conftest import build_scripted_model, build_tiny_model
 from stentor.chat import SegmentTemplate
 from stentor.errors import DataError, InputError
 from stentor.generate import Decoding, Engine
+from stentor.generate.backend import Floats, Ints
 from stentor.model.load import LoadedModel
 
 GREEDY = Decoding.greedy(10)
@@ -71,10 +72,10 @@ class Counted:
 
     def __init__(self, engine: Engine) -> None:
         self.calls: list[tuple[int, int]] = []
-        self._forward = engine._decoder.forward
-        engine._decoder.forward = self  # type: ignore[method-assign]
+        self._forward = engine._backend.forward
+        engine._backend.forward = self  # type: ignore[method-assign]
 
-    def __call__(self, ids: torch.Tensor, counts: torch.Tensor, cache: Any) -> torch.Tensor:
+    def __call__(self, ids: Ints, counts: Ints, cache: Any) -> Floats:
         self.calls.append((ids.shape[0], ids.shape[1]))
         return self._forward(ids, counts, cache)
 

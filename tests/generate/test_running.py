@@ -12,6 +12,7 @@ import torch
 from conftest import build_tiny_model
 from stentor.chat import SegmentTemplate
 from stentor.generate import Decoding, Engine
+from stentor.generate.backend import Floats, Ints
 from stentor.generate.running import Request, Running
 from stentor.model.load import LoadedModel
 
@@ -90,19 +91,19 @@ def test_the_cache_does_not_grow_once_it_was_full(engine: Engine) -> None:
         batch.join(requests_of(engine, 9 - turn))
         while batch:
             batch.step()
-        sizes.add(batch._cache._keys.numel())
+        sizes.add(batch._cache._keys.shape)
     assert len(sizes) == 1
 
 
 def test_a_prefix_is_remembered_across_requests(engine: Engine) -> None:
     calls: list[int] = []
-    forward = engine._decoder.forward
+    forward = engine._backend.forward
 
-    def counted(ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def counted(ids: Ints, *rest: Any) -> Floats:
         calls.append(ids.shape[1])
         return forward(ids, *rest)
 
-    engine._decoder.forward = counted  # type: ignore[method-assign, assignment]
+    engine._backend.forward = counted  # type: ignore[method-assign, assignment]
     try:
         asked = [{"role": "user", "content": "Why?"}]
         system = SYSTEM + " Today at least."
@@ -110,7 +111,7 @@ def test_a_prefix_is_remembered_across_requests(engine: Engine) -> None:
             request = engine.request(asked, Decoding.greedy(1), system=system)
             engine.running().join([request])
     finally:
-        engine._decoder.forward = forward  # type: ignore[method-assign]
+        engine._backend.forward = forward  # type: ignore[method-assign]
     whole = len(request.ids)
     assert calls == [request.lead, whole - request.lead, whole - request.lead]
     assert request.lead >= 16

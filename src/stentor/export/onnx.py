@@ -16,6 +16,7 @@ import numpy as np
 from stentor.errors import InputError, MissingExtra
 from stentor.export.chat_files import FolderTokenizer, write_model_folder
 from stentor.export.format import Floats, Provenance, Runtime
+from stentor.export.onnx_graph import Matrix, Plain, build
 
 _FILES = {
     "fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_quantized.onnx",
@@ -47,9 +48,8 @@ def write(loaded: Any, folder: Path, kind: str, provenance: Provenance) -> list[
 def draw(model: Any, kind: str) -> Any:
     """The ONNX model of a Llama in one of the types."""
     from stentor.export.onnx_blocks import Blocks
-    from stentor.export.onnx_graph import Matrix, Plain, build
 
-    state, config = model.state_dict(), model.config
+    config = model.config
     bits = {"int8": 8, "int4": 4}.get(kind)
     uneven = [n for n in (config.hidden_size, config.intermediate_size) if n % BLOCK]
     if bits and uneven:
@@ -58,20 +58,32 @@ def draw(model: Any, kind: str) -> Any:
             "fp16"
         )
 
+    def matrix(name: str, values: Floats) -> Matrix:
+        if bits:
+            return Blocks(name, values, bits=bits, block=BLOCK)
+        return Plain(name, values, half=kind == "fp16")
+
+    return build(config, *stored(model, matrix), turns(model))
+
+
+def stored(
+    model: Any, matrix: Callable[[str, Floats], Matrix]
+) -> tuple[dict[str, Matrix], dict[str, Floats]]:
+    """The matrices of a Llama, as `matrix(name, values)` makes them, and the vectors of its norms.
+
+    Matrices that have the same input are joined; a tied embedding and head are one.
+    """
+    state, config = model.state_dict(), model.config
+
     def values(*names: str) -> Floats:
         found: Floats = np.concatenate([state[n].float().cpu().numpy() for n in names])
         return found
 
-    def matrix(name: str, *parts: str) -> Matrix:
-        if bits:
-            return Blocks(name, values(*parts), bits=bits, block=BLOCK)
-        return Plain(name, values(*parts), half=kind == "fp16")
-
-    embedding = matrix("embedding", "model.embed_tokens.weight")
+    embedding = matrix("embedding", values("model.embed_tokens.weight"))
     tied = config.tie_word_embeddings
     weights = {
         "embedding": embedding,
-        "head": embedding if tied else matrix("head", "lm_head.weight"),
+        "head": embedding if tied else matrix("head", values("lm_head.weight")),
     }
     vectors = {"norm": values("model.norm.weight")}
     for layer in range(config.num_hidden_layers):
@@ -82,13 +94,13 @@ def draw(model: Any, kind: str) -> Any:
             "gate_up": ["mlp.gate_proj.weight", "mlp.up_proj.weight"],
             "down": ["mlp.down_proj.weight"],
         }.items():
-            weights[ours + name] = matrix(ours + name, *(theirs + p for p in parts))
+            weights[ours + name] = matrix(ours + name, values(*(theirs + p for p in parts)))
         vectors[f"{ours}norm1"] = values(f"{theirs}input_layernorm.weight")
         vectors[f"{ours}norm2"] = values(f"{theirs}post_attention_layernorm.weight")
-    return build(config, weights, vectors, _turns(model))
+    return weights, vectors
 
 
-def _turns(model: Any) -> Floats:
+def turns(model: Any) -> Floats:
     """Cosines and sines (2, positions, size) of the model's own rotary frequencies."""
     import torch
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from stentor.chat import Message, SegmentTemplate
 from stentor.data.encode import with_system
 from stentor.errors import InputError
-from stentor.generate.decoder import Decoder
+from stentor.generate.backend import Backend
 from stentor.generate.running import Drawn, Prefixes, Request, Running
 from stentor.generate.sampling import Decoding, from_generation
 from stentor.generate.text import Spelling
+from stentor.generate.torch_backend import TorchBackend
 from stentor.model.load import LoadedModel
 
 __all__ = ["Decoding", "Engine", "Reply"]
@@ -34,12 +35,15 @@ class Reply:
 class Engine:
     """Replies of one model."""
 
-    def __init__(self, loaded: LoadedModel, *, batch: int = 32) -> None:
+    def __init__(
+        self, loaded: LoadedModel, *, batch: int = 32, backend: Backend | None = None
+    ) -> None:
+        """`backend` None: torch, the reference."""
         self._loaded = loaded
-        self._decoder = Decoder(loaded.model)
+        self._backend = backend or TorchBackend(loaded.model)
         self._batch = batch
-        self._prefixes = Prefixes(self._decoder)
-        self.window = self._decoder.window
+        self._prefixes = Prefixes(self._backend)
+        self.window = self._backend.window
         self.defaults = from_generation(loaded.generation)
         self.system: str | None = loaded.generation.get("system")
 
@@ -127,7 +131,7 @@ class Engine:
 
     def running(self) -> Running:
         """An empty batch that requests join and leave while it runs."""
-        return Running(self._decoder, self._prefixes, self._loaded.template.stop_ids)
+        return Running(self._backend, self._prefixes, self._loaded.template.stop_ids)
 
     def spelling(self, stops: Sequence[str] = ()) -> Spelling:
         """What turns the tokens of one reply into text as they come."""

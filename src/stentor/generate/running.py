@@ -7,14 +7,13 @@ tokens don't depend on which others are in the batch.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from random import Random
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from stentor.generate.decoder import Cache, Decoder
+from stentor.generate.backend import Backend, Cache, Floats, Ints
 from stentor.generate.sampling import Decoding, choose
 
 _WORTH = 16
@@ -53,28 +52,49 @@ class Drawn:
     chances: Chances | None = None
 
 
-@dataclass
 class _Row:
-    request: Request
-    generator: Any
-    left: int
+    """A request that is being decoded."""
+
+    def __init__(self, request: Request, window: int) -> None:
+        self.request = request
+        self.left = min(request.decoding.max_new_tokens, window - len(request.ids))
+        self.room = len(request.ids) + self.left
+        self._draw: Callable[[], float] = Random(request.seed).random
+        self._tokens = np.empty(self.room, np.int64)
+        self._tokens[: len(request.ids)] = request.ids
+        self._used = len(request.ids)
+
+    @property
+    def last(self) -> int:
+        return int(self._tokens[self._used - 1])
+
+    def next(self, logits: Floats, stop_ids: frozenset[int]) -> Drawn:
+        """Draw the next token from logits (V,)."""
+        request = self.request
+        token = choose(logits, self._tokens[: self._used], request.decoding, self._draw)
+        self._tokens[self._used] = token
+        self._used += 1
+        self.left -= 1
+        end = "stop" if token in stop_ids else "length" if self.left == 0 else None
+        if request.likeliest is None:
+            return Drawn(request, token, end)
+        return Drawn(request, token, end, _chances(logits, token, request.likeliest))
 
 
 class Prefixes:
     """Keys and values of the beginnings that requests share, the latest few of them."""
 
-    def __init__(self, decoder: Decoder, most: int = 4) -> None:
-        self._decoder, self._most = decoder, most
+    def __init__(self, backend: Backend, most: int = 4) -> None:
+        self._backend, self._most = backend, most
         self._known: OrderedDict[tuple[int, ...], Cache] = OrderedDict()
 
     def cache(self, prefix: tuple[int, ...]) -> Cache:
         """The cache of one row that holds the prefix."""
         found = self._known.pop(prefix, None)
         if found is None:
-            device = self._decoder.device
-            found = self._decoder.new_cache(1, len(prefix))
-            count = torch.tensor([len(prefix)], device=device)
-            self._decoder.forward(torch.tensor([prefix], device=device), count, found)
+            found = self._backend.new_cache(1, len(prefix))
+            ids = np.array([prefix], np.int64)
+            self._backend.forward(ids, np.array([len(prefix)], np.int64), found)
         self._known[prefix] = found
         while len(self._known) > self._most:
             self._known.popitem(last=False)
@@ -84,92 +104,49 @@ class Prefixes:
 class Running:
     """The rows that are decoded together."""
 
-    def __init__(self, decoder: Decoder, prefixes: Prefixes, stop_ids: frozenset[int]) -> None:
-        self._decoder, self._prefixes, self._stop_ids = decoder, prefixes, stop_ids
-        self._cache = decoder.new_cache(0, 0)
+    def __init__(self, backend: Backend, prefixes: Prefixes, stop_ids: frozenset[int]) -> None:
+        self._backend, self._prefixes, self._stop_ids = backend, prefixes, stop_ids
+        self._cache = backend.new_cache(0, 0)
         self._rows: list[_Row] = []
-        self._tokens = torch.zeros(0, dtype=torch.long, device=decoder.device)
-        self._seen = torch.zeros(0, 0, dtype=torch.bool, device=decoder.device)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    @torch.inference_mode()
     def join(self, requests: Sequence[Request]) -> list[Drawn]:
         """Take requests in: computes their prompts and draws the first token of each, in order."""
-        device, window = self._decoder.device, self._decoder.window
         prompts = [tuple(request.ids) for request in requests]
-        rows = [
-            _Row(
-                request,
-                torch.Generator(device).manual_seed(request.seed),
-                min(request.decoding.max_new_tokens, window - len(request.ids)),
-            )
-            for request in requests
-        ]
-        room = max(len(row.request.ids) + row.left for row in rows)
-        added = self._cache.add(len(rows), room)
+        rows = [_Row(request, self._backend.window) for request in requests]
+        added = self._cache.add(len(rows), max(row.room for row in rows))
         shared = self._shared(requests)
         if shared:
             added.start_from(self._prefixes.cache(prompts[0][:shared]))
-        counts = torch.tensor([len(prompt) - shared for prompt in prompts], device=device)
-        ids = torch.zeros(len(rows), int(counts.max()), dtype=torch.long, device=device)
+        counts = np.array([len(prompt) - shared for prompt in prompts], np.int64)
+        ids = np.zeros((len(rows), int(counts.max())), np.int64)
         for place, prompt in enumerate(prompts):
-            ids[place, : len(prompt) - shared] = torch.tensor(prompt[shared:])
-        logits = self._decoder.forward(ids, counts, added)
-        seen = torch.zeros_like(logits, dtype=torch.bool)
-        for place, prompt in enumerate(prompts):
-            seen[place, torch.tensor(prompt, device=device)] = True
-        drawn, tokens = self._draw(logits, seen, rows)
-        self._seen = torch.cat([self._seen, seen]) if self._rows else seen
-        self._tokens = torch.cat([self._tokens, tokens])
+            ids[place, : counts[place]] = prompt[shared:]
+        drawn = self._draw(self._backend.forward(ids, counts, added), rows)
+        first = len(self._rows)
         self._rows += rows
-        self._keep(drawn, first=len(self._rows) - len(rows))
+        self._keep(drawn, first)
         return drawn
 
-    @torch.inference_mode()
     def step(self) -> list[Drawn]:
         """Draw one more token for each row; rows that end are gone afterwards."""
-        ones = torch.ones_like(self._tokens)
-        logits = self._decoder.forward(self._tokens[:, None], ones, self._cache)
-        drawn, self._tokens = self._draw(logits, self._seen, self._rows)
+        ids = np.array([[row.last] for row in self._rows], np.int64)
+        ones = np.ones(len(ids), np.int64)
+        drawn = self._draw(self._backend.forward(ids, ones, self._cache), self._rows)
         self._keep(drawn)
         return drawn
 
-    @torch.inference_mode()
     def leave(self, request: Request) -> None:
         """Take a row out, wherever it stands; nothing happens when it has ended."""
         alive = [place for place, row in enumerate(self._rows) if row.request is not request]
         if len(alive) < len(self._rows):
             self._pick(alive)
 
-    def _draw(self, logits: Tensor, seen: Tensor, rows: list[_Row]) -> tuple[list[Drawn], Tensor]:
-        """The next token of each row, and all of them as (B,); marks them as seen."""
-        groups: dict[tuple[float, float, float], list[int]] = {}
-        for place, row in enumerate(rows):
-            decoding = row.request.decoding
-            rule = (decoding.temperature, decoding.top_p, decoding.repetition_penalty)
-            groups.setdefault(rule, []).append(place)
-        if len(groups) == 1:
-            tokens = choose(logits, seen, rows[0].request.decoding, [r.generator for r in rows])
-        else:
-            tokens = torch.empty(len(rows), dtype=torch.long, device=logits.device)
-            for places in groups.values():
-                chosen = [rows[place] for place in places]
-                tokens[places] = choose(
-                    logits[places], seen[places], chosen[0].request.decoding,
-                    [row.generator for row in chosen],
-                )  # fmt: skip
-        seen.scatter_(1, tokens[:, None], True)
-        drawn = []
-        for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
-            row.left -= 1
-            end = "stop" if token in self._stop_ids else "length" if row.left == 0 else None
-            chances = None
-            if row.request.likeliest is not None:
-                chances = _chances(logits[place], token, row.request.likeliest)
-            drawn.append(Drawn(row.request, token, end, chances))
-        return drawn, tokens
+    def _draw(self, logits: Floats, rows: list[_Row]) -> list[Drawn]:
+        pairs = zip(logits, rows, strict=True)
+        return [row.next(of_row, self._stop_ids) for of_row, row in pairs]
 
     def _keep(self, drawn: list[Drawn], first: int = 0) -> None:
         """Drop the rows from `first` on that have just ended."""
@@ -178,9 +155,7 @@ class Running:
             self._pick([*range(first), *alive])
 
     def _pick(self, alive: list[int]) -> None:
-        order = self._cache.keep(alive)
-        self._rows = [self._rows[place] for place in order]
-        self._tokens, self._seen = self._tokens[order], self._seen[order]
+        self._rows = [self._rows[place] for place in self._cache.keep(alive)]
 
     @staticmethod
     def _shared(requests: Sequence[Request]) -> int:
@@ -195,9 +170,11 @@ class Running:
         return count if count >= _WORTH else 0
 
 
-def _chances(logits: Tensor, token: int, likeliest: int) -> Chances:
+def _chances(logits: Floats, token: int, likeliest: int) -> Chances:
     """Of logits (V,)."""
-    logs = torch.log_softmax(logits.float(), dim=-1)
-    values, order = logs.topk(likeliest)
-    pairs = zip(order.tolist(), values.tolist(), strict=True)
+    largest = logits.max()
+    logs = logits - largest - np.log(np.exp(logits - largest).sum(dtype=np.float64))
+    found: Ints = np.argpartition(-logs, likeliest)[:likeliest]
+    found = found[np.argsort(-logs[found], kind="stable")]
+    pairs = zip(found.tolist(), logs[found].tolist(), strict=True)
     return Chances(float(logs[token]), tuple(pairs))

@@ -5,13 +5,14 @@ The order and the rules are those of `transformers` (the penalty counts the prom
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from stentor.errors import InputError
+from stentor.generate.backend import Floats, Ints
 
 
 @dataclass(frozen=True)
@@ -54,50 +55,53 @@ def from_generation(generation: dict[str, Any]) -> Decoding:
     return Decoding().changed(**{name: generation.get(name) for name in known})
 
 
-def choose(logits: Tensor, seen: Tensor, decoding: Decoding, generators: list[Any]) -> Tensor:
-    """The next token (B,) for logits (B, V); `seen` (B, V) marks tokens that occurred."""
-    if decoding.temperature == 0:
-        return _penalised(logits, seen, decoding).argmax(dim=-1)
-    kept, order = distribution(logits, seen, decoding)
-    # One number for each row, so that what a row draws depends on nothing but its generator:
-    # how many candidates there are depends on the other rows.
-    numbers = [torch.rand(1, generator=g, device=kept.device) for g in generators]
-    upto = kept.cumsum(dim=-1)
-    place = torch.searchsorted(upto, torch.stack(numbers) * upto[:, -1:], right=True)
-    last = (kept > 0).sum(dim=-1, keepdim=True) - 1  # rounding may lead beyond it
-    return order.gather(1, torch.minimum(place, last)).squeeze(1)
+def choose(logits: Floats, seen: Ints, decoding: Decoding, draw: Callable[[], float]) -> int:
+    """The next token for logits (V,); `seen` (N,) are the tokens that occurred, repeats or not.
 
-
-def distribution(logits: Tensor, seen: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
-    """Probabilities (B, K), the largest first, and the tokens (B, K) that have them.
-
-    Tokens beyond the K have none; K is as small as it may be for all rows together.
+    `draw` gives a number from 0 up to 1. It is asked once for each token that is not greedy.
     """
+    if decoding.temperature == 0:
+        return int(_penalised(logits, seen, decoding).argmax())
+    kept, tokens = distribution(logits, seen, decoding)
+    upto = kept.cumsum(dtype=np.float64)
+    place = int(upto.searchsorted(draw() * upto[-1], side="right"))
+    return int(tokens[min(place, len(tokens) - 1)])  # rounding may lead beyond the last
+
+
+def distribution(logits: Floats, seen: Ints, decoding: Decoding) -> tuple[Floats, Ints]:
+    """The tokens (K,) that may be drawn, and their probabilities (K,), which sum to 1."""
     logits = _penalised(logits, seen, decoding)
-    probabilities = torch.softmax(logits / decoding.temperature, dim=-1)
-    if decoding.top_p == 1:  # no token is too unlikely, whatever sums round to
-        return probabilities.sort(dim=-1, descending=True)
-    ordered, order = _likeliest(probabilities, decoding.top_p)
+    shares = np.exp((logits - logits.max()) / np.float32(decoding.temperature))  # 1 the largest
+    whole = shares.sum(dtype=np.float64)
+    if decoding.top_p == 1:
+        return (shares / whole).astype(np.float32), np.arange(len(shares))
+    tokens = _likeliest(shares, decoding.top_p * whole)
+    ordered = shares[tokens].astype(np.float64) / whole
     # a token stays while the probability before it is below top-p, so one always stays
-    before = ordered.cumsum(dim=-1) - ordered
-    kept = ordered.masked_fill(before >= decoding.top_p, 0.0)
-    return kept / kept.sum(dim=-1, keepdim=True), order
+    count = int((ordered.cumsum() - ordered < decoding.top_p).sum())
+    # in the order of their numbers: in that of their chances, rounding would swap neighbours,
+    # and what is drawn would depend on which backend computed the logits
+    order = np.argsort(tokens[:count])
+    kept = ordered[order]
+    return (kept / kept.sum()).astype(np.float32), tokens[order]
 
 
-def _penalised(logits: Tensor, seen: Tensor, decoding: Decoding) -> Tensor:
-    logits = logits.float()
-    penalty = decoding.repetition_penalty
-    if penalty == 1.0:
+def _penalised(logits: Floats, seen: Ints, decoding: Decoding) -> Floats:
+    penalty = np.float32(decoding.repetition_penalty)
+    if penalty == 1:
         return logits
-    punished = torch.where(logits > 0, logits / penalty, logits * penalty)
-    return torch.where(seen, punished, logits)
+    logits, found = logits.copy(), logits[seen]
+    logits[seen] = np.where(found > 0, found / penalty, found * penalty)
+    return logits
 
 
-def _likeliest(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The likeliest tokens in order, enough of them to hold `top_p`: sorting all is slow."""
-    for count in (64, 1024):
-        if count < probabilities.shape[-1]:
-            ordered, order = probabilities.topk(count, dim=-1)
-            if bool((ordered.sum(dim=-1) > top_p).all()):
-                return ordered, order
-    return probabilities.sort(dim=-1, descending=True)
+def _likeliest(shares: Floats, enough: float) -> Ints:
+    """The likeliest tokens, in order, more than `enough` together; sorting all is slow."""
+    for least in (2.0**-7, 2.0**-14):
+        tokens = np.flatnonzero(shares >= least)
+        if shares[tokens].sum(dtype=np.float64) > enough:
+            break
+    else:
+        tokens = np.arange(len(shares))
+    found: Ints = tokens[np.argsort(-shares[tokens], kind="stable")]
+    return found

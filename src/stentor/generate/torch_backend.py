@@ -1,9 +1,4 @@
-"""One step of a Llama model over cached keys and values, for a batch of rows of any length.
-
-Row r holds `length[r]` tokens; its next token is written at that place and sees everything
-before it. Nothing is padded on the left and no mask is kept: a row sees its first
-`length[r]` places.
-"""
+"""The reference backend: torch, on any device, in the precision of the model's weights."""
 
 from __future__ import annotations
 
@@ -13,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stentor.generate.backend import Cache, Floats, Ints
 from stentor.model.forward import bare
 
 
@@ -24,7 +20,7 @@ def _joined(*projections: nn.Linear) -> tuple[Tensor, Tensor | None]:
     return torch.cat([p.weight for p in projections]), torch.cat(biases) if biases else None
 
 
-class Decoder:
+class TorchBackend:
     """The weights of a model joined for decoding."""
 
     def __init__(self, model: Any) -> None:
@@ -37,6 +33,8 @@ class Decoder:
         self.window = config.max_position_embeddings
         self.device = core.lm_head.weight.device
         self.dtype = core.lm_head.weight.dtype
+        precision = str(self.dtype).removeprefix("torch.")
+        self.name = f"torch {torch.__version__}, {precision}, on {self.device.type}"
         self._embedding = core.model.embed_tokens.weight
         self._head = core.lm_head.weight
         self._norm = core.model.norm.weight
@@ -59,24 +57,33 @@ class Decoder:
 
     def new_cache(self, rows: int, room: int) -> Cache:
         """An empty cache of `rows` rows of at most `room` tokens."""
-        shape = (len(self._layers), rows, self.kv_heads, room, self.size)
-        return Cache(
-            torch.zeros(shape, dtype=self.dtype, device=self.device),
-            torch.zeros(shape, dtype=self.dtype, device=self.device),
-            torch.zeros(rows, dtype=torch.long, device=self.device),
-        )
+        return Cache.empty(len(self._layers), rows, self.kv_heads, room, self.size, self._zeros)
 
-    @torch.inference_mode()
-    def forward(self, ids: Tensor, counts: Tensor, cache: Cache) -> Tensor:
+    def _zeros(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+
+    def forward(self, ids: Ints, counts: Ints, cache: Cache) -> Floats:
         """Append ids (B, T), of which the first `counts` (B,) of a row are real.
 
-        Returns the logits (B, vocabulary) after each row's last real token.
+        Returns the logits (B, V) after each row's last real token.
         """
+        end = int((cache.lengths + counts).max())
+        ids_, counts_, lengths = (
+            torch.from_numpy(array).to(self.device) for array in (ids, counts, cache.lengths)
+        )
+        logits = self._forward(ids_, counts_, lengths, end, cache)
+        cache.lengths[:] += counts
+        found: Floats = logits.float().cpu().numpy()
+        return found
+
+    @torch.inference_mode()
+    def _forward(
+        self, ids: Tensor, counts: Tensor, lengths: Tensor, end: int, cache: Cache
+    ) -> Tensor:
         rows, width = ids.shape
         steps = torch.arange(width, device=self.device)
-        places = (cache.lengths[:, None] + steps).clamp(max=cache.room - 1)
+        places = (lengths[:, None] + steps).clamp(max=cache.room - 1)
         cos, sin = self._cos[places][:, None], self._sin[places][:, None]
-        end = int((cache.lengths + counts).max())
         seen = torch.arange(end, device=self.device)[None, None] <= places[:, :, None]
         mask = seen[:, None]  # (B, 1, T, end)
         row = torch.arange(rows, device=self.device)[:, None]
@@ -106,7 +113,6 @@ class Decoder:
             h = functional.rms_norm(x, shape, norm2, eps)
             gate, up = functional.linear(h, *gate_up).chunk(2, dim=-1)
             x = x + functional.linear(functional.silu(gate) * up, *down)
-        cache.lengths.add_(counts)
         last = x[torch.arange(rows, device=self.device), counts - 1]
         return functional.linear(functional.rms_norm(last, shape, self._norm, eps), self._head)
 
@@ -114,82 +120,3 @@ class Decoder:
     def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         first, second = x.chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-
-class Cache:
-    """Keys and values (layers, B, heads, room, size) and the length of each row.
-
-    The storage may hold more rows and more room than are in use; rows come with `add` and go
-    with `keep`.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor, lengths: Tensor) -> None:
-        self._keys, self._values, self._lengths = keys, values, lengths
-        self.rows = len(lengths)
-
-    @property
-    def keys(self) -> Tensor:
-        return self._keys[:, : self.rows]
-
-    @property
-    def values(self) -> Tensor:
-        return self._values[:, : self.rows]
-
-    @property
-    def lengths(self) -> Tensor:
-        return self._lengths[: self.rows]
-
-    @property
-    def room(self) -> int:
-        return self._keys.shape[3]
-
-    def add(self, count: int, room: int) -> Cache:
-        """`count` more rows of at most `room` tokens, empty, after the others.
-
-        Returns them as a cache of their own over the same storage, to be filled before the next
-        `add` or `keep`.
-        """
-        first, self.rows = self.rows, self.rows + count
-        have, had = self._keys.shape[1], self.room
-        if self.rows > have or room > had:
-            # where rows come and go, storage grows in leaps, and seldom
-            rows = self.rows if first == 0 else max(self.rows, have if room > had else 2 * have)
-            self._keys = self._moved(self._keys, first, max(rows, have), max(room, had))
-            self._values = self._moved(self._values, first, max(rows, have), max(room, had))
-            lengths = self._lengths.new_zeros(max(rows, have))
-            lengths[:first] = self._lengths[:first]
-            self._lengths = lengths
-        part = slice(first, self.rows)
-        self._lengths[part] = 0
-        return Cache(self._keys[:, part], self._values[:, part], self._lengths[part])
-
-    @staticmethod
-    def _moved(old: Tensor, used: int, rows: int, room: int) -> Tensor:
-        # zeros and not empty: a masked place counts nothing, unless it is not a number
-        new = old.new_zeros((old.shape[0], rows, old.shape[2], room, old.shape[4]))
-        new[:, :used, :, : old.shape[3]] = old[:, :used]
-        return new
-
-    def keep(self, alive: list[int]) -> list[int]:
-        """Keep only these rows, in place; returns which of the old rows stands where now.
-
-        The last rows move into the gaps, so dropping a row copies one row at most.
-        """
-        count = len(alive)
-        kept = set(alive)
-        gaps = [place for place in range(count) if place not in kept]
-        order = list(range(count))
-        for gap, moved in zip(gaps, sorted(row for row in alive if row >= count), strict=True):
-            order[gap] = moved
-            for part in (self._keys, self._values):
-                part[:, gap] = part[:, moved]
-            self._lengths[gap] = self._lengths[moved]
-        self.rows = count
-        return order
-
-    def start_from(self, prefix: Cache) -> None:
-        """Begin every row with the one row of `prefix`."""
-        used = int(prefix.lengths[0])
-        self.keys[:, :, :, :used] = prefix.keys[:, :, :, :used]
-        self.values[:, :, :, :used] = prefix.values[:, :, :, :used]
-        self.lengths.fill_(used)
