@@ -42,7 +42,7 @@ def talking(scripted: Callable[..., LoadedModel], tiny: LoadedModel) -> Iterator
     second = scripted("Who knows?", generation=settings)
     running = launch([first, replace(second, origin="other"), replace(tiny, origin="endless")])
     # so slow that a reply of 500 tokens can't be over before somebody stops it
-    decoder = running.models[2].engine._decoder
+    decoder = running.models[2].engine._backend
     forward = decoder.forward
 
     def slowly(*arguments: Any) -> Any:
