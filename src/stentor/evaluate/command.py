@@ -24,7 +24,7 @@ from stentor.evaluate.judge import judge
 from stentor.evaluate.loss import Loss
 from stentor.evaluate.probe import ProbeResult, Record, probe
 from stentor.evaluate.relevance import relevance
-from stentor.generate import Engine
+from stentor.generate.choice import open_engine
 from stentor.model.load import LoadedModel, load
 from stentor.recipe import Recipe, SourcePart, TrainPart
 from stentor.report.tables import percent
@@ -115,6 +115,7 @@ def run_probe(
     system: str | None,
     out: Path | None,
     guesser: str | None = None,
+    backend: str = "auto",
 ) -> ProbeResult:
     """Probe a model; with `out` every record is kept there, and an interrupted probe goes on.
 
@@ -122,7 +123,7 @@ def run_probe(
     """
     chosen = [suites.load(name) for name in names]
     guessing = _ready(guesser) if guesser else None  # first, since it may be missing
-    loaded, _ = _ready(model)
+    engine = open_engine(model, backend, many=True)
     known = _known(out, chosen)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +136,7 @@ def run_probe(
                 stream.flush()
 
         result = probe(
-            Engine(loaded), chosen, samples=samples, seed=seed, max_new_tokens=max_new_tokens,
+            engine, chosen, samples=samples, seed=seed, max_new_tokens=max_new_tokens,
             system=system, known=known, keep=keep, progress=progress,
         )  # fmt: skip
     if guessing is None:

@@ -17,7 +17,8 @@ from stentor.evaluate.loss import Loss, row_losses, total
 from stentor.evaluate.paired import MEASURES, paired
 from stentor.evaluate.probe import ProbeResult, Record, probe
 from stentor.generate import Decoding, Engine
-from stentor.model.load import LoadedModel, load, resolve
+from stentor.model.find import resolve
+from stentor.model.load import LoadedModel, load
 from stentor.recipe import Recipe, TrainPart
 from stentor.train.device import Machine, machine
 

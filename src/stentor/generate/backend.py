@@ -21,6 +21,8 @@ class Backend(Protocol):
 
     name: str
     """What computes, and in which precision, for people."""
+    precision: str
+    """Of the weights: what is drawn depends on it."""
     window: int
     """The most tokens that a row can hold."""
 

@@ -6,8 +6,10 @@ generator, so a reply does not depend on which others are in the batch.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from stentor.chat import Message, SegmentTemplate
 from stentor.data.encode import with_system
@@ -16,8 +18,7 @@ from stentor.generate.backend import Backend
 from stentor.generate.running import Drawn, Prefixes, Request, Running
 from stentor.generate.sampling import Decoding, from_generation
 from stentor.generate.text import Spelling
-from stentor.generate.torch_backend import TorchBackend
-from stentor.model.load import LoadedModel
+from stentor.model.light import ChatModel
 
 __all__ = ["Decoding", "Engine", "Reply"]
 
@@ -36,22 +37,42 @@ class Engine:
     """Replies of one model."""
 
     def __init__(
-        self, loaded: LoadedModel, *, batch: int = 32, backend: Backend | None = None
+        self,
+        loaded: ChatModel,
+        *,
+        batch: int = 32,
+        backend: Backend | None = None,
+        content: Callable[[], str] = lambda: "",
     ) -> None:
-        """`backend` None: torch, the reference."""
-        self._loaded = loaded
-        self._backend = backend or TorchBackend(loaded.model)
+        """`backend` None: torch, the reference, for a model that was loaded with its weights.
+
+        `content` gives the hash of the weights.
+        """
+        if backend is None:
+            from stentor.generate.torch_backend import TorchBackend
+
+            backend = TorchBackend(cast(Any, loaded).model)
+        self.chat, self._backend, self._content = loaded, backend, content
         self._batch = batch
         self._prefixes = Prefixes(self._backend)
-        self.window = self._backend.window
+        self.window = backend.window
+        self.backend = backend.name
+        """What computes, for people."""
         self.defaults = from_generation(loaded.generation)
         self.system: str | None = loaded.generation.get("system")
 
     def _ids(self, messages: Sequence[Message], system: str | None) -> list[int]:
-        return self._loaded.template.prompt(with_system(messages, self._system(system)))
+        return self.chat.template.prompt(with_system(messages, self._system(system)))
 
     def _system(self, system: str | None) -> str | None:
         return self.system if system is None else system
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells weights and precisions apart: else the same seed gives the same reply; or ""."""
+        content = self._content()
+        whole = f"{content} {self._backend.precision}"
+        return f"fp_{hashlib.sha256(whole.encode()).hexdigest()[:12]}" if content else ""
 
     def count(self, messages: Sequence[Message], system: str | None = None) -> int:
         """How many tokens a request has before its reply."""
@@ -94,7 +115,7 @@ class Engine:
                     reasons[drawn.request] = drawn.end
             for request, i in zip(requests, chosen, strict=True):
                 ids = tuple(streams[request])
-                text = self._loaded.template.text(ids)
+                text = self.chat.template.text(ids)
                 replies[i] = Reply(text, ids, reasons[request], len(request.ids))
             done(len(replies))
         return [replies[i] for i in range(len(prompts))]
@@ -124,18 +145,18 @@ class Engine:
 
     def text_ids(self, text: str) -> list[int]:
         """The ids of a plain text to be continued; control pieces in it are text."""
-        tokenizer = self._loaded.tokenizer
+        tokenizer = self.chat.tokenizer
         ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
         begin = tokenizer.bos_token_id
         return [*([] if begin is None else [begin]), *ids["input_ids"]]
 
     def running(self) -> Running:
         """An empty batch that requests join and leave while it runs."""
-        return Running(self._backend, self._prefixes, self._loaded.template.stop_ids)
+        return Running(self._backend, self._prefixes, self.chat.template.stop_ids)
 
     def spelling(self, stops: Sequence[str] = ()) -> Spelling:
         """What turns the tokens of one reply into text as they come."""
-        return Spelling(self._loaded, stops)
+        return Spelling(self.chat, stops)
 
     def tokens(self, requests: Sequence[Request]) -> Iterator[Drawn]:
         """The tokens of requests as they are drawn, stop tokens included."""
@@ -146,6 +167,6 @@ class Engine:
 
     def _lead(self, messages: Sequence[Message], system: str | None) -> int:
         """How many first ids the system prompt makes, which the next request will share."""
-        if not isinstance(self._loaded.template, SegmentTemplate):
+        if not isinstance(self.chat.template, SegmentTemplate):
             return 0
-        return self._loaded.template.encode(with_system(messages, self._system(system))).system
+        return self.chat.template.encode(with_system(messages, self._system(system))).system

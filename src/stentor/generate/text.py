@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stentor.model.load import LoadedModel
+from stentor.model.light import ChatModel
 
 _SETTLE = 24
 """Tokens after which the earlier ones are decoded no more: decoding costs more than linear time."""
@@ -17,7 +17,7 @@ class Spelling:
     the beginning of a stop sequence. A stop sequence and all after it are never given out.
     """
 
-    def __init__(self, loaded: LoadedModel, stops: Sequence[str] = ()) -> None:
+    def __init__(self, loaded: ChatModel, stops: Sequence[str] = ()) -> None:
         self._template, self._tokenizer = loaded.template, loaded.tokenizer
         self._stops = tuple(stops)
         self._ids: list[int] = []

@@ -33,8 +33,9 @@ class TorchBackend:
         self.window = config.max_position_embeddings
         self.device = core.lm_head.weight.device
         self.dtype = core.lm_head.weight.dtype
-        precision = str(self.dtype).removeprefix("torch.")
-        self.name = f"torch {torch.__version__}, {precision}, on {self.device.type}"
+        kind = str(self.dtype).removeprefix("torch.")
+        self.precision = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(kind, kind)
+        self.name = f"torch {torch.__version__}, {self.precision}, {self.device.type}"
         self._embedding = core.model.embed_tokens.weight
         self._head = core.lm_head.weight
         self._norm = core.model.norm.weight

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from stentor.errors import ModelError
-from stentor.model.load import load, resolve
+from stentor.model.find import resolve
+from stentor.model.load import load
 from stentor.model.save import save_model
 
 

@@ -7,13 +7,13 @@ inherited is named in the provenance of the model.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from stentor.errors import MissingExtra, ModelError
+from stentor.model.find import find_gguf
 
 
 def inherited_embedding(donor: str, tokenizer: Any, width: int, *, std: float = 0.02) -> Tensor:
@@ -67,23 +67,3 @@ def _load(donor: str) -> tuple[Tensor, Any]:
             donor_tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
             return torch.from_numpy(values.copy()).float(), donor_tokenizer
     raise ModelError(f"{path}: there is no tensor token_embd.weight in it")
-
-
-def find_gguf(name: str) -> Path:
-    """A GGUF file given by path, or `package:NAME` for the one that a Python package carries."""
-    if name.startswith("package:"):
-        import importlib.util
-
-        package = name.removeprefix("package:")
-        module = package.replace("-", "_")
-        spec = importlib.util.find_spec(module) if module.isidentifier() else None
-        if spec is None or not spec.submodule_search_locations:
-            raise ModelError(
-                f"{name}: the Python package {package} is not installed; run: pip install {package}"
-            )
-        files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
-        if files:
-            return files[0]
-    elif Path(name).expanduser().is_file():
-        return Path(name).expanduser()
-    raise ModelError(f"{name}: there is no GGUF file; give its path, or package:NAME")

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stentor import assets
 from stentor.chat import JINJA, OwnTemplate, SegmentTemplate, Template, template_for
-from stentor.data.files import sha256
-from stentor.errors import ModelError, nearest
+from stentor.errors import ModelError
 from stentor.model import tokenizer as tokenizers
-from stentor.model.inherit import find_gguf
+from stentor.model.find import check_hash, generation_of, read_json, resolve
 from stentor.model.presets import preset
 from stentor.model.quiet import quiet
-
-DEFAULT = "stentor-12m-instruct"
 
 
 @dataclass(frozen=True)
@@ -38,36 +33,6 @@ class LoadedModel:
         return int(self.model.config.max_position_embeddings)
 
 
-def bundled_names() -> list[str]:
-    """Models that ship with the package."""
-    folder = assets.path("models")
-    return sorted(p.parent.name for p in folder.glob("*/config.json")) if folder.is_dir() else []
-
-
-def resolve(name: str) -> Path | str:
-    """The folder or file of a model, or its hub id; ModelError when it can't be any of them."""
-    path = Path(name).expanduser()
-    if (path / "model" / "config.json").is_file():
-        return path / "model"
-    if path.is_dir():
-        if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
-            return path
-        inside = "the run in it has not finished; " if (path / "recipe.yaml").exists() else ""
-        raise ModelError(f"{name}: {inside}there is no model in this folder (no config.json)")
-    if name in bundled_names():
-        return assets.path("models", name)
-    if name.startswith("package:") or path.is_file():
-        return find_gguf(name)
-    if name.startswith("preset:"):
-        return name
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return name
-    raise ModelError(
-        f"{name}: no such model; give a folder, a run, a hub id (owner/name), or a bundled name"
-        + nearest(name, bundled_names())
-    )
-
-
 def load(
     name: str, *, template: str = "auto", dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> LoadedModel:
@@ -78,7 +43,7 @@ def load(
     if isinstance(place, Path) and place.is_dir():
         if (place / "adapter_config.json").is_file():
             return _with_adapter(place, template, dtype)
-        _check_hash(place)
+        check_hash(place)
     model, tokenizer, generation = _transformers(place, dtype)
     return LoadedModel(
         model.eval(), tokenizer, _template(tokenizer, template, model), str(place), generation
@@ -104,7 +69,7 @@ def _with_adapter(folder: Path, template: str, dtype: torch.dtype) -> LoadedMode
     """The base that an adapter names, with the adapter merged in fp32."""
     from stentor.model.adapters import TEMPLATE_NOTE, merge_adapter
 
-    config = _json(folder / "adapter_config.json")
+    config = read_json(folder / "adapter_config.json")
     base_name = config.get("base_model_name_or_path")
     if not base_name:
         raise ModelError(f"{folder}: the adapter does not say which base it belongs to")
@@ -115,7 +80,7 @@ def _with_adapter(folder: Path, template: str, dtype: torch.dtype) -> LoadedMode
     merged = merge_adapter(base.model, folder)
     for parameter in merged.parameters():  # not the rotary frequencies, which stay in fp32
         parameter.data = parameter.data.to(dtype)
-    generation = base.generation | _generation(folder)
+    generation = base.generation | generation_of(folder)
     return LoadedModel(merged.eval(), base.tokenizer, base.template, str(folder), generation)
 
 
@@ -147,7 +112,7 @@ def _transformers(place: Path | str, dtype: torch.dtype) -> tuple[Any, Any, dict
     _check_kind(place, model.config, tokenizer)
     if gguf_file:
         _forget_quantisation(model)
-    generation = _generation(place) if isinstance(place, Path) and place.is_dir() else {}
+    generation = generation_of(place) if isinstance(place, Path) and place.is_dir() else {}
     return model, tokenizer, generation
 
 
@@ -176,19 +141,6 @@ def _forget_quantisation(model: Any) -> None:
     model.quantization_method = None
 
 
-def _generation(folder: Path) -> dict[str, Any]:
-    file = folder / "generation_config.json"
-    return _json(file) if file.is_file() else {}
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{file}: it is not valid JSON: {error}") from None
-    return found
-
-
 def _template(tokenizer: Any, wanted: str, model: Any) -> Template:
     stops = model.generation_config.eos_token_id if model.generation_config else None
     ids = [stops] if isinstance(stops, int) else list(stops or [])
@@ -204,17 +156,3 @@ def _template(tokenizer: Any, wanted: str, model: Any) -> Template:
     if wanted == "own":
         return OwnTemplate(tokenizer, ids)
     return template_for(tokenizer, stop_ids=ids)
-
-
-def _check_hash(folder: Path) -> None:
-    """A bundled model's weights must be the ones that its SHA256 file names."""
-    listed = folder / "SHA256"
-    if not listed.is_file():
-        return
-    for line in listed.read_text(encoding="utf-8").splitlines():
-        wanted, _, name = line.partition("  ")
-        if not (folder / name).is_file() or sha256(folder / name) != wanted:
-            raise ModelError(
-                f"{folder / name}: the file does not match its hash; it is damaged or was changed: "
-                "install the package again"
-            )

@@ -15,13 +15,14 @@ import shutil
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
-
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING, Any, Final
 
 from stentor import assets
 from stentor.errors import MissingExtra, ModelError
+
+if TYPE_CHECKING:  # decoding knows our control pieces without these libraries
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
 BOS: Final = "<s>"
 EOS: Final = "</s>"
@@ -40,6 +41,8 @@ _SPACE = "▁"  # SentencePiece's mark for a space
 
 def build(spm_file: Path) -> Tokenizer:
     """The fast tokenizer with exactly the ids of the SentencePiece model in `spm_file`."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+
     try:
         from sentencepiece import sentencepiece_model_pb2
     except ImportError:
@@ -108,6 +111,13 @@ def save(tokenizer: Tokenizer, spm_file: Path, out: Path, chat_template: str) ->
         shutil.copyfile(spm_file, out / "tokenizer.model")
 
 
+def place(folder: Path) -> Path:
+    """The folder whose tokenizer a model folder has: the bundled one's when it brings none."""
+    if not (folder / "tokenizer.json").exists() and not (folder / "tokenizer.model").exists():
+        return assets.path("tokenizer")
+    return folder
+
+
 @cache
 def bundled() -> PreTrainedTokenizerFast:
     """The tokenizer that ships with the package, shared by all presets."""
@@ -116,12 +126,11 @@ def bundled() -> PreTrainedTokenizerFast:
 
 def load(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a model folder; the bundled one when the folder has none of its own."""
-    if not (folder / "tokenizer.json").exists() and not (folder / "tokenizer.model").exists():
-        folder = assets.path("tokenizer")
+    folder = place(folder)
     try:
-        if (folder / "tokenizer_config.json").exists():
-            from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+        if (folder / "tokenizer_config.json").exists():
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     except Exception as error:  # the Rust side raises bare exceptions for a damaged file

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stentor.generate.running import Drawn
-from stentor.model.load import LoadedModel
+from stentor.model.light import ChatModel
 from stentor.serve.openai import (
     AssistantMessage,
     ChatChoice,
@@ -41,7 +41,7 @@ class Reply:
 class Tokens:
     """Names tokens and their log-probabilities as OpenAI does."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: ChatModel) -> None:
         self._tokenizer, self._stop_ids = loaded.tokenizer, loaded.template.stop_ids
 
     def name(self, token: int) -> tuple[str, list[int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import ipaddress
 import logging
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stentor.errors import InputError, MissingExtra
+from stentor.generate.choice import open_engine
 from stentor.serve.limits import Limits
 
 try:
@@ -36,6 +36,7 @@ def serve(
     api_key: str | None,
     system: str | None,
     limits: Limits,
+    backend: str = "auto",
 ) -> None:
     """Serve until told to stop (Ctrl-C, SIGTERM); running replies are finished first."""
     loopback = is_loopback(host)
@@ -43,7 +44,7 @@ def serve(
     listener = bind(host, port)
     with contextlib.closing(listener):
         metrics = Metrics()
-        served = load_models(models, limits, metrics, system=system)
+        served = load_models(models, limits, metrics, system=system, backend=backend)
         app = build(served, limits, metrics, api_key=api_key, loopback=loopback)
         shown, number = listener.getsockname()[:2]
         where = f"http://{f'[{shown}]' if ':' in shown else shown}:{number}"
@@ -95,41 +96,20 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def load_models(
-    names: Sequence[str], limits: Limits, metrics: Metrics, *, system: str | None
+    names: Sequence[str], limits: Limits, metrics: Metrics, *, system: str | None, backend: str
 ) -> list[Served]:
     """Each model under the last part of its name, or under that and a number."""
-    from stentor.model.load import load
-
     served: list[Served] = []
     for name in names:
-        loaded = load(name)
+        engine = open_engine(name, backend)
         path = Path(name)
         short = path.resolve().name if path.exists() else name
         taken = {one.name for one in served}
         shown, number = short, 2
         while shown in taken:
             shown, number = f"{short}-{number}", number + 1
-        served.append(
-            Served(
-                shown, loaded, limits, metrics, system=system,
-                fingerprint=fingerprint(loaded.model),
-            )
-        )  # fmt: skip
+        served.append(Served(shown, engine, limits, metrics, system=system))
     return served
-
-
-def fingerprint(model: Any) -> str:
-    """Tells weights apart: the same seed gives the same reply only from the same weights."""
-    digest = hashlib.blake2b(digest_size=6)
-    for tensor in model.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(_octets()).numpy())
-    return f"fp_{digest.hexdigest()}"
-
-
-def _octets() -> Any:
-    import torch
-
-    return torch.uint8
 
 
 def run(app: Any, limits: Limits, sockets: list[socket.socket]) -> None:

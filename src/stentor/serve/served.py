@@ -12,7 +12,6 @@ from stentor.errors import InputError
 from stentor.generate import Decoding, Engine
 from stentor.generate.conversation import latest
 from stentor.generate.running import Request
-from stentor.model.load import LoadedModel
 from stentor.serve.answers import Tokens
 from stentor.serve.limits import Limits
 from stentor.serve.metrics import Metrics
@@ -29,19 +28,18 @@ class Served:
     def __init__(
         self,
         name: str,
-        loaded: LoadedModel,
+        engine: Engine,
         limits: Limits,
         metrics: Metrics,
         *,
         system: str | None = None,
-        fingerprint: str = "",
     ) -> None:
         """`system`: what takes the place of the model's own system prompt; "" is none."""
         self.name, self.limits, self.metrics = name, limits, metrics
-        self.fingerprint = fingerprint or f"stentor-{name}"
+        self.fingerprint = engine.fingerprint or f"stentor-{name}"
         self.created = int(time.time())
-        self.tokens = Tokens(loaded)
-        self.engine = Engine(loaded)
+        self.tokens = Tokens(engine.chat)
+        self.engine = engine
         self.system = self.engine.system if system is None else system
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inboxes: dict[Job, asyncio.Queue[tuple[Job, Event]]] = {}
