@@ -96,11 +96,12 @@ class OnnxBackend:
         return step.logits
 
     def _several(self, ids: Ints, counts: Ints, cache: Cache) -> Floats:
-        call = _Call(*ids.shape, self._vocabulary)
+        rows, width = ids.shape
+        call = _Call(rows, width, self._vocabulary)
         call.ids[:] = ids
         call.last[:, 0] = counts - 1
         call.seen[:] = cache.lengths + counts - 1
-        call.total[0] = cache.lengths[0] + ids.shape[1]
+        call.total[0] = cache.lengths[0] + width
         self._session.run_with_iobinding(self._binding(call, cache))
         return call.logits
 

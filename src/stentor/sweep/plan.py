@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError, model_validator
 from stentor.data import sources
 from stentor.errors import InputError, RecipeError, nearest
 from stentor.evaluate import suites
-from stentor.model.load import resolve
+from stentor.model.find import resolve
 from stentor.model.presets import preset
 from stentor.overrides import apply, drop_removed, read
 from stentor.recipe import (
