@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from stentor.errors import ModelError
-from stentor.model.load import bundled_names, resolve
+from stentor.model.find import bundled_names, resolve
 
 BUNDLED = "apache-2.0"
 
