@@ -99,10 +99,10 @@ class _Attention(torch.autograd.Function):
         k, v = shared.repeated(k, v)
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         sums = torch.empty(q.shape[:2], dtype=turns.real.dtype)
-        for run in shared.layout.runs:
-            results = _flash(*_rows(run, q, k, v), is_causal=True)
-            for whole, part in zip(_rows(run, out, sums), results, strict=True):
-                whole.copy_(part)
+        for *inputs, o, s in _rows(shared.layout.runs, q, k, v, out, sums):
+            part, part_sum = _flash(*inputs, is_causal=True)
+            o.copy_(part)
+            s.copy_(part_sum)
         for reach in shared.layout.reaches:
             before, before_sum = _flash(
                 *_row(reach.tokens, q), *_row(reach.prefix, k, v), is_causal=False
@@ -124,10 +124,11 @@ class _Attention(torch.autograd.Function):
         given = grads[0]
         gradient = torch.empty_like(qkv)
         wanted = shared.split(gradient)
-        for run in shared.layout.runs:
-            slices = _rows(run, given, q, k, v, out, sums)
-            found = _flash_backward(*slices, 0.0, is_causal=True)
-            for whole, part in zip(_rows(run, *wanted), found, strict=True):
+        for *inputs, to_q, to_k, to_v in _rows(
+            shared.layout.runs, given, q, k, v, out, sums, *wanted
+        ):
+            found = _flash_backward(*inputs, 0.0, is_causal=True)
+            for whole, part in zip((to_q, to_k, to_v), found, strict=True):
                 whole.copy_(shared.gathered(part, whole))
         for reach in shared.layout.reaches:
             g, queries, o, s = _row(reach.tokens, given, q, out, sums)
@@ -140,14 +141,17 @@ class _Attention(torch.autograd.Function):
         return gradient, None, None
 
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
 
-def _rows(run: Run, *tensors: Tensor) -> list[Tensor]:
-    """The tokens of a run in each of `tensors` (N, H, …), as (rows, H, length, …)."""
-    end = run.start + run.rows * run.length
-    return [t[run.start : end].unflatten(0, (run.rows, -1)).transpose(1, 2) for t in tensors]
+def _rows(runs: Sequence[Run], *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """For each run its tokens in each of `tensors` (N, H, …), as (rows, H, length, …)."""
+    sizes = [run.rows * run.length for run in runs]
+    for run, *parts in zip(runs, *(t.split(sizes) for t in tensors), strict=True):
+        yield tuple(
+            part.view(run.rows, run.length, *part.shape[1:]).transpose(1, 2) for part in parts
+        )
 
 
 def _row(part: slice, *tensors: Tensor) -> list[Tensor]:

@@ -20,10 +20,11 @@ from stentor.model.layout import Layout
 from stentor.model.lora import by_hand, project
 
 
-def hidden_states(model: Any, ids: Tensor, layout: Layout) -> Tensor:
+def hidden_states(model: Any, ids: Tensor, layout: Layout, places: Tensor | None = None) -> Tensor:
     """The normalised output (N, hidden) of the last block for a stream `ids` (N,).
 
-    `model` is a `LlamaForCausalLM`, bare or inside a PEFT model.
+    `model` is a `LlamaForCausalLM`, bare or inside a PEFT model. With `places` (M,) of the stream
+    only their outputs (M, hidden) are wanted, and the last block does no more than these need.
     """
     core = bare(model)
     x = core.model.embed_tokens(ids)
@@ -32,6 +33,8 @@ def hidden_states(model: Any, ids: Tensor, layout: Layout) -> Tensor:
         block, feed_forward = layer.self_attn, layer.mlp
         n, scale, x = normalised(x, layer.input_layernorm)
         mixed = attend(n, (block.q_proj, block.k_proj, block.v_proj), scale)
+        if places is not None and layer is core.model.layers[-1] and len(places) < len(ids):
+            mixed, x = mixed.index_select(0, places), x.index_select(0, places)
         x = project(mixed, (block.o_proj,), residual=x)
         n, scale, x = normalised(x, layer.post_attention_layernorm)
         gate_up = project(n, (feed_forward.gate_proj, feed_forward.up_proj), scale=scale)

@@ -144,7 +144,8 @@ def _kept(x: Tensor, rate: float, dtype: torch.dtype) -> tuple[Tensor, float]:
     dropped = max(1, round(rate * 65_536))
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     numbers = words.view(torch.int16)[: x.numel()].view(x.shape)
-    return (numbers > dropped - 32_769).to(dtype), dropped / 65_536
+    kept = torch.empty(x.shape, dtype=dtype)
+    return torch.gt(numbers, dropped - 32_769, out=kept), dropped / 65_536
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -184,7 +185,9 @@ class _LoraProduct(torch.autograd.Function):
         for part, low, each, scale in _slices(grad, grad_inner, b, ctx.scales):
             torch.addmm(low, part, each, beta=0, alpha=scale, out=low)
         grad_a = torch.mm(grad_inner.t(), dropped)
-        grad_x = torch.mm(grad_inner, a).mul_(kept).addmm_(grad, weight)
+        grad_x = None
+        if ctx.needs_input_grad[0]:  # the first layer's input comes from a frozen embedding
+            grad_x = torch.mm(grad_inner, a).mul_(kept).addmm_(grad, weight)
         grad_residual = grad if ctx.needs_input_grad[1] else None
         return (grad_x, grad_residual, None, None, None, grad_a, *grad_b)
 

@@ -41,9 +41,7 @@ Objective = Callable[[Any, Micro], tuple[Tensor, Tensor]]
 
 def token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
     """Cross entropy in nats of the supervised tokens of a micro-batch: (sum, each (M,))."""
-    hidden = hidden_states(model, part.ids, part.layout)
-    if len(part.places) < len(hidden):
-        hidden = hidden.index_select(0, part.places)
+    hidden = hidden_states(model, part.ids, part.layout, part.places)
     weight = bare(model).lm_head.weight
     if part.vocabulary is not None:
         weight = weight.index_select(0, part.vocabulary)

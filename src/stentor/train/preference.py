@@ -29,7 +29,7 @@ def preference_loss(weight: float) -> Objective:
     def objective(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
         if not part.pairs:
             return token_loss(model, part)
-        hidden = hidden_states(model, part.ids, part.layout).index_select(0, part.places)
+        hidden = hidden_states(model, part.ids, part.layout, part.places)
         head = bare(model).lm_head.weight
         with torch.no_grad():
             _, each = head_loss(hidden.detach(), head.detach(), part.targets)
