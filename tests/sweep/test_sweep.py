@@ -183,59 +183,46 @@ def test_the_bases_of_the_study_are_trained_at_equal_compute() -> None:
 # running, killed, resumed
 
 
-def test_a_sweep_killed_twice_ends_with_the_runs_of_one_that_was_not(
+def test_a_sweep_killed_twice_loses_no_finished_cell_and_fails_no_other(
     stentor: Command, write_sweep: Callable[..., Path]
 ) -> None:
     bad = {"name": "broken", "set": {"data.sources.stop.path": str(Path("bad.jsonl").resolve())}}
     Path("bad.jsonl").write_text("no JSON\n", encoding="utf-8")
-    file = write_sweep(cells=[*CELLS[:2], bad], seeds=[1])
-    whole = stentor("sweep", file, "--out", "whole")
-    assert whole.code == 1 and whole.out.endswith("\nwhole\n")
-    assert whole.err.splitlines()[-3].startswith("error: 1 runs failed; mend what they say and go")
-    assert "bad.jsonl:1: not JSON" in whole.err and "Traceback" not in whole.err
-
-    log = Path("broken/cells/shuffled/seed-1/metrics.jsonl")
+    file = write_sweep(cells=[bad, *CELLS[:2]], seeds=[1])
+    log = Path("out/cells/shuffled/seed-1/metrics.jsonl")
     first = stentor(
-        "sweep", file, "--out", "broken",
-        kill_when=lambda: log.exists() and log.read_bytes().count(b"\n") >= 2,
+        "sweep", file, "--out", "out",
+        kill_when=lambda: log.exists() and log.read_bytes().count(b"\n") >= 3,
     )  # fmt: skip
     assert first.code == -9
-    finished = Path("broken/cells/two-phases/seed-1/report.json")
-    before = finished.stat().st_mtime_ns
-    second = stentor(
-        "sweep", file, "--out", "broken", "--resume", die=("os.rename", ".report.json.", 1)
-    )
-    assert second.code == -9
-    done = stentor("sweep", file, "--out", "broken", "--resume")
-    assert done.code == 1, done.err
-    assert finished.stat().st_mtime_ns == before  # it was not run again
-    for cell in ("two-phases", "shuffled"):
-        runs = [Path(folder, "cells", cell, "seed-1") for folder in ("whole", "broken")]
-        for name in ("model/model.safetensors", "probe.jsonl"):
-            assert len({run.joinpath(name).read_bytes() for run in runs}) == 1, (cell, name)
-        assert not any((run / "checkpoints").exists() for run in runs)
-
-    found, kept = results("broken"), results("whole")
-    for cell in [*found["cells"], *kept["cells"]]:
-        cell["numbers"].pop("seconds of training", None)
-    assert found["cells"] == kept["cells"]
-    assert [cell["seeds"] for cell in found["cells"]] == [[1], [1], []]
-    assert [cell["examples"] for cell in found["cells"]] == [22, 22, None]
+    finished = Path("out/cells/two-phases/seed-1")
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+    second = stentor("sweep", file, "--out", "out", "--resume", die=("os.rename", ".model.", 1))
+    assert second.code == -9 and "going on with phase 1" in second.err
+    done = stentor("sweep", file, "--out", "out", "--resume")
+    assert done.code == 1 and done.out.endswith("\nout\n"), done.err
+    assert done.err.splitlines()[-3].startswith("error: 1 runs failed; mend what they say and go")
+    assert "bad.jsonl:1: not JSON" in done.err and "Traceback" not in done.err
+    assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*")}  # not run again
+    assert not list(Path("out").rglob("checkpoints"))
+    found = results("out")
+    assert [cell["seeds"] for cell in found["cells"]] == [[], [1], [1]]
+    assert [cell["examples"] for cell in found["cells"]] == [None, 22, 22]
     assert found["missing"] == ["broken, seed 1"]
     assert [(f["cell"], f["seed"]) for f in found["failed"]] == [("broken", 1)]
 
     Path("bad.jsonl").write_text(
         "".join(json.dumps({"prompt": f"{n}?", "response": "So."}) + "\n" for n in range(30))
     )
-    mended = stentor("sweep", file, "--out", "broken", "--resume", "--json")
+    mended = stentor("sweep", file, "--out", "out", "--resume", "--json")
     assert mended.code == 0, mended.err
-    assert json.loads(mended.out) == results("broken")
-    assert results("broken")["missing"] == results("broken")["failed"] == []
-    readme = Path("broken/README.md").read_text(encoding="utf-8")
+    assert json.loads(mended.out) == results("out")
+    assert results("out")["missing"] == results("out")["failed"] == []
+    readme = Path("out/README.md").read_text(encoding="utf-8")
     assert "| shuffled | 1 | " in readme and "![rates](plots/rates.svg)" in readme
     for name in ("rates", "refusal"):
-        assert Path(f"broken/plots/{name}.svg").read_text().startswith("<?xml")
-        assert Path(f"broken/plots/{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert Path(f"out/plots/{name}.svg").read_text().startswith("<?xml")
+        assert Path(f"out/plots/{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_failure_stops_the_others_when_asked(
