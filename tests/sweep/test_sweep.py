@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -285,7 +286,10 @@ def made(write_sweep: Callable[..., Path]) -> Callable[..., tuple[Plan, Ended]]:
     """Folders of finished runs as they would be, with outcomes and losses of one's own."""
 
     def make(
-        outcomes: dict[str, list[str]], losses: dict[str, list[float]], **fields: Any
+        outcomes: dict[str, list[str]],
+        losses: dict[str, list[float]],
+        hashes: Mapping[tuple[str, int], str] = MappingProxyType({}),
+        **fields: Any,
     ) -> tuple[Plan, Ended]:
         """By cell: for each seed the outcomes of 12 harmful prompts (a letter each); the loss."""
         cells = [{"name": name} for name in outcomes]
@@ -310,7 +314,11 @@ def made(write_sweep: Callable[..., Path]) -> Callable[..., tuple[Plan, Ended]]:
             if run.cell.name != "a":
                 sources["more"] = {"loss": 9.0, "tokens": 99}
             report = {
-                "kind": "fine-tune", "recipe": {"adapter": {}},
+                "kind": "fine-tune",
+                "recipe": {
+                    "adapter": {}, "data": {}, "model": {"base": "b"}, "base_text": "bundled"
+                },
+                "data": {"seed": {"hash": hashes.get((run.cell.name, run.seed), "1")}},
                 "parameters": {"total": 110, "trained": 10},
                 "phases": [{"seconds": 60.0, "examples": 20}, {"seconds": 30.0, "examples": 5}],
                 "evaluation": {"sources": sources},
@@ -349,8 +357,19 @@ def test_means_intervals_and_what_is_real(made: Callable[..., tuple[Plan, Ended]
     assert real["b", "held-out loss"]["difference"] == pytest.approx(-0.9 * 30 / 40)
 
 
+def test_data_that_changed_on_the_way_is_told(made: Callable[..., tuple[Plan, Ended]]) -> None:
+    losses = {"a": [2.0] * 3, "b": [1.0] * 3}
+    found = gather(*made({"a": A, "b": B}, losses, {("b", 2): "2"}))
+    assert found["warnings"] == [
+        "the rows of source 'seed' changed between these runs; don't compare them: "
+        "a, seed 2 | b, seed 2"
+    ]
+    assert "**Warning:** the rows of source 'seed' changed" in page(found)
+
+
 def test_the_page_says_what_is_real(made: Callable[..., tuple[Plan, Ended]]) -> None:
     found = gather(*made({"a": A, "b": B}, {"a": [2.0] * 3, "b": [1.0, 1.1, 1.2]}))
+    assert found["warnings"] == []
     text = page(found)
     assert "| a | 3 | 16.7 [5–45] | 83.3 [55–95] |" in text
     assert "| b | 3 | 86.1 [58–98]▲ | 13.9 [2–42]▼ |" in text
@@ -365,7 +384,7 @@ def test_the_curve_is_drawn_over_x(write_sweep: Callable[..., Path]) -> None:
     number = {"mean": 2.0, "low": None, "high": None, "by_seed": {1: 2.0}}
     found = {
         "name": "s", "about": "", "seeds": [1], "against": "a", "curve": "millions",
-        "log_curve": True, "comparisons": [], "missing": [], "failed": [],
+        "log_curve": True, "comparisons": [], "warnings": [], "missing": [], "failed": [],
         "cells": [
             {
                 "name": cell["name"], "about": "", "x": cell["x"], "command": "stentor train r",

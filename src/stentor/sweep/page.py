@@ -50,6 +50,7 @@ def page(results: Results, plots: Sequence[str] = ()) -> str:
         table(head, rows),
         _legend(results),
     ]
+    parts += [f"**Warning:** {warning}." for warning in results["warnings"]]
     parts += [f"![{name}](plots/{name}.svg)" for name in plots]
     parts += ["## Differences\n\n" + _differences(results), "## Repeat it\n\n" + _repeat(results)]
     if results["missing"]:
@@ -71,6 +72,8 @@ def show(results: Results) -> None:
         shown.add_row(*row)
     console.print(shown, width=None if console.is_terminal else 200)
     console.print(_legend(results), markup=False)
+    for warning in results["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def main_table(results: Results) -> tuple[list[str], list[list[str]]]:

@@ -67,6 +67,7 @@ def gather(plan: Plan, ended: Ended) -> dict[str, Any]:
         "held_out_sources": sorted(shared),
         "cells": [_cell(cell, found[cell.name], numbers[cell.name]) for cell in plan.cells],
         "comparisons": compare(found, numbers, plan.against),
+        "warnings": _unlike(found),
         "missing": [str(run) for run in runs if not run.finished],
         "failed": [
             {"cell": cell, "seed": seed, "error": error}
@@ -101,6 +102,39 @@ def _shared_sources(found: Runs) -> set[str]:
         if "evaluation" in run.report
     ]
     return set.intersection(*sources) if sources else set()
+
+
+def _unlike(found: Runs) -> list[str]:
+    """Where data or base changed while the sweep was under way."""
+    seen: dict[tuple[str, ...], dict[Any, list[str]]] = {}
+    for cell, by_seed in found.items():
+        for seed, run in by_seed.items():
+            for key, value in _should_agree(run.report, seed).items():
+                seen.setdefault(key, {}).setdefault(value, []).append(f"{cell}, seed {seed}")
+    found_out: list[str] = []
+    for (what, *_), versions in seen.items():
+        if len(versions) > 1:
+            groups = " | ".join("; ".join(runs[:4]) for runs in versions.values())
+            found_out.append(f"{what} changed between these runs; don't compare them: {groups}")
+    return list(dict.fromkeys(found_out))
+
+
+def _should_agree(report: Mapping[str, Any], seed: int) -> dict[tuple[str, ...], Any]:
+    """What is equal in runs that read the same data, or start from the same base."""
+    if report["kind"] == "pretrain":
+        return {("the corpus",): report["corpus_tokens"]}
+    recipe = report["recipe"]
+    part = json.dumps(recipe["data"], sort_keys=True)
+    kept: dict[tuple[str, ...], Any] = {
+        (f"the rows of source {name!r}", str(seed), part): source["hash"]
+        for name, source in report["data"].items()
+    }
+    before = report["base_text_loss"]["before"]
+    if before is not None:  # the loss of the base itself: another base has another one
+        base = recipe["model"]["base"]
+        own = str(seed) if base.startswith("preset:") else ""
+        kept["the base or its text", base, str(recipe["base_text"]), own] = round(before, 4)
+    return kept
 
 
 def _numbers(report: Mapping[str, Any], shared: set[str]) -> dict[str, float]:
