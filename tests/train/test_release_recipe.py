@@ -16,6 +16,7 @@ def test_every_phase_of_the_release_runs(stentor: Command) -> None:
     small = {phase.name: dict.fromkeys(phase.mix, 2) for phase in recipe.phases}
     changes = [f"phases.{name}.mix={json.dumps(mix)}" for name, mix in small.items()]
     changes += [f"phases.{name}.epochs=1" for name in small]
+    changes += [f"phases.{name}.batch=1" for name in small]  # the first step warms up, at rate 0
     changes += ["model.base=preset:stentor-2m", "adapter.rank=4", "probe=null", "base_text_rows=2",
                 "data.hold_out=0", "data.hold_out_at_least=2"]  # fmt: skip
     flags = [word for change in changes for word in ("--set", change)]
