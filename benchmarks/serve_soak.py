@@ -23,8 +23,8 @@ from typing import Any
 import httpx
 from serve_speed import serving
 
-from stentor.generate import Decoding, Engine
-from stentor.model.load import load
+from stentor.generate import Decoding
+from stentor.generate.choice import open_engine
 
 CLIENTS = 64
 QUESTIONS = [f"Tell me {n} things about the {w}." for n in (1, 2, 3, 4)
@@ -36,7 +36,7 @@ GARBAGE = [
 
 
 def references(model: str) -> dict[str, str]:
-    engine = Engine(load(model))
+    engine = open_engine(model)
     replies = engine.replies(
         [[{"role": "user", "content": q}] for q in QUESTIONS], Decoding.greedy(60)
     )

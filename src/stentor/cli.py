@@ -355,15 +355,14 @@ def _engine(
     from stentor.generate import Decoding
     from stentor.generate.choice import open_engine
 
+    flags = {
+        "temperature": None if greedy else temperature, "top_p": top_p, "seed": seed,
+        "repetition_penalty": penalty, "max_new_tokens": max_new_tokens,
+    }  # fmt: skip
+    Decoding().changed(**flags)  # refuses what makes no sense before a model is opened
     engine = open_engine(model, backend)
-    decoding = Decoding.greedy(engine.defaults.max_new_tokens) if greedy else engine.defaults
-    return engine, decoding.changed(
-        temperature=None if greedy else temperature,
-        top_p=top_p,
-        repetition_penalty=penalty,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-    )
+    own = engine.defaults
+    return engine, (Decoding.greedy(own.max_new_tokens) if greedy else own).changed(**flags)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stentor.errors import InputError, MissingExtra
-from stentor.generate.choice import open_engine
+from stentor.generate.choice import Tell, open_engine, say
 from stentor.serve.limits import Limits
 
 try:
@@ -44,12 +44,17 @@ def serve(
     listener = bind(host, port)
     with contextlib.closing(listener):
         metrics = Metrics()
-        served = load_models(models, limits, metrics, system=system, backend=backend)
+        told: list[str] = []
+        served = load_models(
+            models, limits, metrics, system=system, backend=backend, tell=told.append
+        )
         app = build(served, limits, metrics, api_key=api_key, loopback=loopback)
         shown, number = listener.getsockname()[:2]
         where = f"http://{f'[{shown}]' if ':' in shown else shown}:{number}"
         names = ", ".join(one.name for one in served)
         print(f"serving {names} at {where}  (API: {where}/v1; Ctrl-C stops)", file=sys.stderr)
+        for line in told:
+            say(line)
         run(app, limits, [listener])
 
 
@@ -96,12 +101,18 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def load_models(
-    names: Sequence[str], limits: Limits, metrics: Metrics, *, system: str | None, backend: str
+    names: Sequence[str],
+    limits: Limits,
+    metrics: Metrics,
+    *,
+    system: str | None,
+    backend: str = "auto",
+    tell: Tell = say,
 ) -> list[Served]:
     """Each model under the last part of its name, or under that and a number."""
     served: list[Served] = []
     for name in names:
-        engine = open_engine(name, backend)
+        engine = open_engine(name, backend, tell=tell)
         path = Path(name)
         short = path.resolve().name if path.exists() else name
         taken = {one.name for one in served}
