@@ -383,6 +383,17 @@ def test_known_answers_and_references_decide_over_facts() -> None:
     assert fault(missed) == "misses the known answer"
 
 
+def test_a_reply_agrees_with_its_reference_in_half_of_what_it_adds() -> None:
+    asked, known = "What is a kite?", "A light toy on a string that flies in the wind."
+    fits = Candidate(asked, "A kite is a toy that flies on a string.", reference=known)
+    assert fault(fits) == ""
+    strays = Candidate(asked, "A kite is a sign of freedom and adventure.", reference=known)
+    assert fault(strays) == "little of it stands in the reference"
+    assert fault(Candidate(asked, strays.reply)) == ""
+    made_up = Candidate("Write a line on kites.", "A kite hums in May.", reference=known)
+    assert fault(made_up) == ""
+
+
 LONG = " ".join(f"This is the plain sentence of number {n} here." for n in "abcdef")
 
 
