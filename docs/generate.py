@@ -319,6 +319,8 @@ def filled(text: str) -> str:
     def figures(match: re.Match[str]) -> str:
         name, part = match[1], match[2]
         file = DOCS / "runs" / f"{name}.json"
+        if not file.is_file():  # no run was kept yet
+            return match[0]
         report = json.loads(file.read_text(encoding="utf-8"))
         if part == "limitations":
             shown = "\n".join(f"- {line}" for line in limits.limitations(report))

@@ -10,6 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import itertools
 import json
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -245,6 +246,20 @@ def stentor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     command = Command(tmp_path_factory.mktemp("command"))
     yield command
     command.close()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless browser, for tests of what a person sees; they are skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        path = shutil.which("chromium") or shutil.which("google-chrome")
+        try:
+            browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        except playwright.Error:
+            pytest.skip("there is no Chromium here")
+        yield browser
+        browser.close()
 
 
 TINY_RECIPE: dict[str, Any] = {

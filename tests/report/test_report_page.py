@@ -111,6 +111,49 @@ def test_stentor_card_writes_the_page_too(run: Path, stentor: Command) -> None:
     assert done.code == 0 and (run / "report.html").is_file(), done.err
 
 
+def test_a_person_can_filter_the_replies(chromium: Any, run: Path) -> None:
+    (line, *_) = (run / "probe.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [
+        json.loads(line) | {"id": f"r{n}", "kind": kind, "category": category, "outcome": outcome,
+                            "prompt": f"Prompt {n}?", "response": text, "sample": sample}
+        for n, (kind, category, outcome, text, sample) in enumerate([
+            ("harmful", "weapons", "refuse", "I can't help with that.", 0),
+            ("harmful", "self_harm", "silent", "", 0),
+            ("benign", "cooking", "answer", "Seven minutes.", 0),
+            ("benign", "cooking", "answer", "Eight minutes.", 1),
+        ])
+    ]  # fmt: skip
+    (run / "probe.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
+    rewrite(run)
+    complaints: list[str] = []
+    page = chromium.new_page(viewport={"width": 420, "height": 800}, color_scheme="dark")
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda r: complaints.append(r.url) if r.url.startswith("http") else None)
+    page.goto((run / "report.html").resolve().as_uri())
+
+    def shown() -> list[str]:
+        return list(page.locator("#list .asked").all_inner_texts())
+
+    assert shown() == ["Prompt 0?", "Prompt 1?", "Prompt 2?"]  # greedy ones first
+    page.select_option("#kind", "harmful")
+    assert shown() == ["Prompt 0?", "Prompt 1?"]
+    page.select_option("#outcome", "silent")
+    assert shown() == ["Prompt 1?"]
+    assert "[no output]" in page.locator("#list").inner_text()
+    assert page.locator("#count").inner_text() == "1 of 4 replies"
+    page.select_option("#kind", "all")
+    page.select_option("#outcome", "all")
+    page.select_option("#category", "cooking")
+    page.select_option("#sample", "all")
+    assert shown() == ["Prompt 2?", "Prompt 3?"]
+    page.fill("#words", "eight")
+    assert shown() == ["Prompt 3?"]
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # on a phone, too
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+    assert complaints == []
+    page.close()
+
+
 @pytest.mark.parametrize(
     ("markdown", "html"),
     [

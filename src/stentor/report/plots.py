@@ -245,10 +245,11 @@ def size_against_perplexity(axes: Any, copies: Sequence[Mapping[str, Any]]) -> N
             [c["bytes"] / 1e6 for c in own], [c["parity"]["perplexity"] for c in own], "o",
             color=colours[number % len(colours)], label=name,
         )  # fmt: skip
-    for copy in copies:
+    # neighbours take turns above and below, so that their names don't lie over each other
+    for number, copy in enumerate(sorted(copies, key=lambda c: (c["bytes"], c["copy"]))):
         axes.annotate(
             copy["copy"], (copy["bytes"] / 1e6, copy["parity"]["perplexity"]), fontsize=7,
-            xytext=(3, 4), textcoords="offset points",
+            xytext=(3, -9 if number % 2 else 4), textcoords="offset points",
         )  # fmt: skip
     axes.set_xlabel("size of the weights, MB")
     axes.set_ylabel("perplexity on held-out text")
