@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stentor import __version__
 from stentor.data import mix, sources
+from stentor.data.files import sha256
 from stentor.data.mix import Prepared
 from stentor.evaluate import loss as losses
 from stentor.model.licence import licence_of
@@ -40,7 +41,9 @@ def report(
         "name": recipe.name,
         "recipe": recipe.model_dump(mode="json"),
         "seed": recipe.seed,
-        "base": base.origin,
+        # random weights are named with their seed
+        "base": base.origin if base.origin.startswith("preset:") else recipe.model.base,
+        "base_sha256": base_hash(base.origin),
         "base_hub_id": base.origin if base.origin == recipe.model.base
         and not Path(base.origin).exists() and "/" in base.origin else None,
         "hub_datasets": sorted(filter(None, {sources.hub_id(part) for part in parts})),
@@ -71,6 +74,13 @@ def report(
         "before": {k: v for k, v in before.items() if k != "text_loss"},
     }  # fmt: skip
     return found if probed is None else found | {"probe": probed}
+
+
+def base_hash(origin: str) -> str | None:
+    """The SHA-256 of a base's weights on this machine; None for what comes from elsewhere."""
+    place = Path(origin)
+    files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+    return sha256(files[0]) if len(files) == 1 and files[0].is_file() else None
 
 
 def evaluation(held_out: Mapping[str, losses.Loss]) -> dict[str, Any]:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -50,7 +52,10 @@ class Tracking:
         trace: TracebackType | None,
     ) -> None:
         for tracker in self._trackers:
-            tracker.finish()
+            with contextlib.redirect_stdout(sys.stderr):
+                tracker.finish()
+            if tracker.name == "trackio":  # else it finishes again at exit, on standard output
+                importlib.import_module("trackio.context_vars").current_run.set(None)
 
     def step(self, number: int, facts: Mapping[str, Any]) -> None:
         """A line of `metrics.jsonl`; `number` counts from 1 through all phases."""
@@ -93,7 +98,8 @@ def _started(name: str, run: RunDir) -> Any:
             tracker = kind("", str(run.path / name))
         else:
             tracker = kind(PROJECT, **settings)
-        tracker.start()
+        with contextlib.redirect_stdout(sys.stderr):  # the path of the run stands there alone
+            tracker.start()
     except Exception as error:  # a login that is missing, a server that does not answer
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         hint = "; WANDB_MODE=offline keeps the run on this machine" if name == "wandb" else ""
