@@ -16,7 +16,7 @@ from prompt_toolkit.output import DummyOutput
 from stentor.errors import DataError
 from stentor.generate import Decoding, Engine
 from stentor.generate.conversation import Conversation
-from stentor.generate.terminal import Pipe, Terminal, Wrapped, chat, talk
+from stentor.generate.terminal import HELP, Pipe, Terminal, Wrapped, chat, talk
 from stentor.model.load import LoadedModel
 
 GREEDY = Decoding.greedy(20)
@@ -100,6 +100,8 @@ def test_settings_are_shown_and_set(engine: Engine) -> None:
     [
         ("/settings top_p=7", "top-p must be above 0 and at most 1"),
         ("/settings top_p=x", "top_p: 'x' is not a number"),
+        ("/settings temperature=nan", "temperature must be 0 (greedy) or more"),
+        ("/settings repetition_penalty=inf", "repetition penalty must be above 0"),
         ("/settings heat=1", "there is no setting 'heat=1'"),
         ("/dance", "there is no command /dance; /help lists them, //dance sends it as text"),
         ("/save", "a file is missing: /save FILE"),
@@ -126,8 +128,20 @@ def test_a_saved_conversation_can_be_loaded(engine: Engine) -> None:
     assert len(second.messages) == 4 and screen.notes == ["2 messages from talk.json"]
 
 
+def test_no_file_is_overwritten_but_the_conversations_own(engine: Engine) -> None:
+    Path("notes.txt").write_text("mine", encoding="utf-8")
+    _, screen = held(engine, "Hi", "/save notes.txt", "/save talk.json", "Hi", "/save talk.json")
+    assert screen.notes == [
+        "notes.txt: there is such a file already; choose another name",
+        "2 messages saved to talk.json", "4 messages saved to talk.json",
+    ]  # fmt: skip
+    assert Path("notes.txt").read_text(encoding="utf-8") == "mine"
+    _, screen = held(engine, "/load talk.json", "/save talk.json")
+    assert screen.notes[1] == "4 messages saved to talk.json"
+
+
 @pytest.mark.parametrize(
-    "text", ["no JSON", "[]", '{"messages": 3}', '{"messages": [{"role": "user"}]}', "\xff"]
+    "text", ["no JSON", "[]", '{"messages": [{"role": "system", "content": 3}]}', '{"messages": 3}', '{"messages": [{"role": "user"}]}', "\xff"]
 )
 def test_a_file_that_holds_no_conversation_is_refused(engine: Engine, text: str) -> None:
     Path("bad.json").write_text(text, encoding="latin-1")
@@ -240,6 +254,21 @@ def test_silence_and_colours(
         Terminal().reply(iter([" ", "\n"]))
     out = capsys.readouterr().out
     assert out.endswith("\x1b[2m[no output]\x1b[0m\n") and "\x1b[1;36mstentor: \x1b[0m" in out
+
+
+def test_notes_and_help_fit_the_width(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        terminal = Terminal()
+    capsys.readouterr()
+    terminal.tell(HELP)
+    terminal.note("a note \x1b[31m" + "that goes on " * 9)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 40 and "\x1b" not in out
+    assert out.split() == [*HELP.split(), *("[a note [31m" + "that goes on " * 9 + "]").split()]
 
 
 @pytest.mark.parametrize(

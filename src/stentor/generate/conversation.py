@@ -46,6 +46,7 @@ class Conversation:
         self.ended = ""
         """Why the last reply ended: `stop`, `length`, `window` or `interrupted`."""
         self._turn = 0
+        self._file: Path | None = None
 
     def say(self, text: str) -> Generator[str, None, None]:
         """The reply to a message, piece by piece; InputError when the message can't fit.
@@ -101,11 +102,17 @@ class Conversation:
         self.messages, self.forgotten = latest(engine, self.messages, system, self.decoding)
 
     def save(self, file: Path) -> None:
-        """Write it as JSON, in the form that training reads: `messages` with the system prompt."""
+        """Write it as JSON, in the form that training reads: `messages` with the system prompt.
+
+        InputError when there is such a file and it is not this conversation's own.
+        """
+        if file.exists() and file.resolve() != self._file:
+            raise InputError(f"{file}: there is such a file already; choose another name")
         system = self.shown_system
         first: list[Message] = [{"role": "system", "content": system}] if system else []
         text = json.dumps({"messages": [*first, *self.messages]}, ensure_ascii=False, indent=1)
         write_text(file, text + "\n")
+        self._file = file.resolve()
 
     def load(self, file: Path) -> None:
         """Go on with a saved conversation; what is wrong with the file is a DataError."""
@@ -122,10 +129,12 @@ class Conversation:
             raise DataError(f"{file}: it is not a saved conversation (no messages)")
         system = ""
         if messages and messages[0].get("role") == "system":
-            system = str(messages[0].get("content"))
+            system = messages[0].get("content")
+            if not isinstance(system, str):
+                raise DataError(f"{file}: its system message has no text in 'content'")
             messages = messages[1:]
         if messages:
             check_messages(messages)
             if messages[-1]["role"] == "user":
                 messages = messages[:-1]
-        self.messages, self.system = messages, system
+        self.messages, self.system, self._file = messages, system, file.resolve()

@@ -5,6 +5,7 @@ The order and the rules are those of `transformers` (the penalty counts the prom
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,11 +29,11 @@ class Decoding:
 
     def __post_init__(self) -> None:
         problems = []
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             problems.append("temperature must be 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
             problems.append("top-p must be above 0 and at most 1")
-        if self.repetition_penalty <= 0:
+        if not 0 < self.repetition_penalty < math.inf:
             problems.append("repetition penalty must be above 0 (1 is none)")
         if self.max_new_tokens < 1:
             problems.append("max new tokens must be at least 1")

@@ -186,7 +186,7 @@ class Pipe:
         print(f"[{text}]", file=sys.stderr)
 
     def tell(self, text: str) -> None:
-        print(text)
+        print(text, flush=True)
 
 
 class Terminal:
@@ -240,10 +240,11 @@ class Terminal:
         return True
 
     def note(self, text: str) -> None:
-        print(self._dim(f"[{text}]"))
+        self.tell(f"[{text}]")
 
     def tell(self, text: str) -> None:
-        print(self._dim(text))
+        wrapped = Wrapped(shutil.get_terminal_size().columns, 0)
+        print(self._dim(wrapped.add(text) + wrapped.end()))
 
     def _dim(self, text: str) -> str:
         return f"\x1b[2m{text}\x1b[0m" if self._colour else text
