@@ -4,7 +4,8 @@
 
 Starts `stentor serve` in a process of its own and asks over HTTP with greedy decoding, so both
 sides of the comparison draw the same tokens. The promise: 32 streams at once get at least 4
-times the tokens a second of one stream.
+times the tokens a second of one stream. Beside other work on the machine the seconds of the clock
+say little; so the seconds of processor that the server used are given too.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
@@ -55,29 +58,41 @@ async def stream(client: httpx.AsyncClient, number: int, tokens: int = TOKENS) -
     return used
 
 
-async def rate(client: httpx.AsyncClient, streams: int, rounds: int) -> float:
-    """Tokens a second of `streams` at once."""
-    started, tokens = time.perf_counter(), 0
+def used(process: subprocess.Popen[str]) -> float:
+    """Seconds of processor that a process has used so far, all its threads together."""
+    fields = (
+        Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    )
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def rates(
+    client: httpx.AsyncClient, process: subprocess.Popen[str], streams: int, rounds: int
+) -> tuple[float, float]:
+    """Tokens a second of the clock, and of the server's processor, of `streams` at once."""
+    started, before, tokens = time.perf_counter(), used(process), 0
     for turn in range(rounds):
         numbers = range(turn * streams, (turn + 1) * streams)
         tokens += sum(await asyncio.gather(*(stream(client, n) for n in numbers)))
-    return tokens / (time.perf_counter() - started)
+    return tokens / (time.perf_counter() - started), tokens / (used(process) - before)
 
 
-async def measure(url: str) -> None:
+async def measure(url: str, process: subprocess.Popen[str]) -> None:
     limits = httpx.Limits(max_connections=64)
-    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
-        await rate(client, 32, 1)  # warm
+    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
+        await rates(client, process, 32, 1)  # warm
         one, many = [], []
         for _ in range(3):  # by turns, as other work on the machine comes and goes
-            one.append(await rate(client, 1, 4))
-            many.append(await rate(client, 32, 1))
-    single, together = sorted(one)[1], sorted(many)[1]
-    print(f"one stream: {single:.0f} tokens/s  ({', '.join(f'{r:.0f}' for r in one)})")
-    print(f"32 at once: {together:.0f} tokens/s  ({', '.join(f'{r:.0f}' for r in many)})")
-    print(f"ratio:      {together / single:.1f}")
+            one.append(await rates(client, process, 1, 4))
+            many.append(await rates(client, process, 32, 1))
+    for name, kind in enumerate(("clock", "processor")):
+        print(f"tokens a second of {kind}, median of three:")
+        single, together = ([pair[name] for pair in found] for found in (one, many))
+        for label, found in (("one stream", single), ("32 at once", together)):
+            print(f"  {label}  {median(found):.0f}  ({', '.join(f'{r:.0f}' for r in found)})")
+        print(f"  ratio       {median(together) / median(single):.1f}")
 
 
 if __name__ == "__main__":
-    with serving(sys.argv[1] if len(sys.argv) > 1 else "stentor-12m") as (url, _):
-        asyncio.run(measure(url))
+    with serving(sys.argv[1] if len(sys.argv) > 1 else "stentor-12m") as found:
+        asyncio.run(measure(*found))

@@ -294,6 +294,9 @@ def serve(
         int, typer.Option("--slots", min=1, max=512, help="Replies decoded together.")
     ] = 32,
     queue: Annotated[int, typer.Option("--queue", min=0, help="Replies that may wait.")] = 256,
+    wait: Annotated[
+        float, typer.Option("--wait", min=0.1, help="Seconds that a reply may wait for its turn.")
+    ] = 60,
     max_new_tokens: Annotated[
         int | None,
         typer.Option("--max-new-tokens", min=1, help="Most that a request may ask for."),
@@ -309,7 +312,10 @@ def serve(
 
     work(
         model or ["stentor-12m-instruct"], host=host, port=port, api_key=api_key, system=system,
-        limits=Limits(slots=slots, queue=queue, new_tokens=max_new_tokens, seconds=seconds),
+        limits=Limits(
+            slots=slots, queue=queue, queue_seconds=wait, new_tokens=max_new_tokens,
+            seconds=seconds,
+        ),
         backend=backend,
     )  # fmt: skip
 

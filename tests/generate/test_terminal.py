@@ -141,7 +141,15 @@ def test_no_file_is_overwritten_but_the_conversations_own(engine: Engine) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["no JSON", "[]", '{"messages": [{"role": "system", "content": 3}]}', '{"messages": 3}', '{"messages": [{"role": "user"}]}', "\xff"]
+    "text",
+    [
+        "no JSON",
+        "[]",
+        '{"messages": [{"role": "system", "content": 3}]}',
+        '{"messages": 3}',
+        '{"messages": [{"role": "user"}]}',
+        "\xff",
+    ],
 )
 def test_a_file_that_holds_no_conversation_is_refused(engine: Engine, text: str) -> None:
     Path("bad.json").write_text(text, encoding="latin-1")

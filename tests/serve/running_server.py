@@ -18,7 +18,7 @@ from stentor.chat import SegmentTemplate
 from stentor.generate import Engine
 from stentor.model.load import LoadedModel
 from stentor.serve.app import build
-from stentor.serve.command import bind
+from stentor.serve.command import bind, configured
 from stentor.serve.limits import Limits
 from stentor.serve.metrics import Metrics
 from stentor.serve.served import Served
@@ -36,12 +36,12 @@ class Running:
     clients: list[openai.OpenAI] = field(default_factory=list)
 
     def client(self, **options: Any) -> openai.OpenAI:
-        options = {"api_key": "none", "max_retries": 0, "timeout": 30} | options
+        options = {"api_key": "none", "max_retries": 0, "timeout": 120} | options
         self.clients.append(openai.OpenAI(base_url=f"{self.url}/v1", **options))
         return self.clients[-1]
 
     def post(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.post(self.url + path, timeout=30, **options)
+        return httpx.post(self.url + path, timeout=120, **options)
 
     def settled(self, seconds: float = 10) -> bool:
         """Whether nothing runs and nothing waits, at the latest after `seconds`."""
@@ -66,8 +66,7 @@ def launch(models: list[LoadedModel], limits: Limits | None = None, **options: A
     served = [Served(m.origin, Engine(m), limits, metrics) for m in models]
     app = build(served, limits, metrics, **options)
     listener = bind("127.0.0.1", 0)
-    config = uvicorn.Config(app, http="h11", ws="none", lifespan="on", log_level="critical")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configured(app, limits))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:

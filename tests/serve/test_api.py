@@ -324,7 +324,7 @@ def test_the_client_that_does_not_wait_gets_its_own_replies(
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "at most 4"),
         ({"stop": ""}, "stop", "at least 1 character"),
-        ({"tools": [{}]}, "tools", "at most 0 items"),
+        ({"tools": [{}]}, "tools", "not supported here"),
         ({"frequency_penalty": 1}, "frequency_penalty", "less than or equal to 0"),
         ({"top_k": 4}, "top_k", "there is no such field"),
         ({"messages": []}, "messages", "at least 1 item"),
@@ -378,7 +378,22 @@ def test_garbage_is_refused_in_the_same_shape(shared: Running, body: bytes) -> N
 def test_wrong_paths_and_methods_too(shared: Running, method: str, path: str, status: int) -> None:
     got = httpx.request(method, shared.url + path)
     assert got.status_code == status
-    assert set(got.json()["error"]) == {"message", "type", "param", "code"}
+    error = got.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"} and path in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ('{"messages": [', "the body is not JSON: "),
+        ('{"messages": [{"role": "user", "content": "a"}], "tools": [1]}', "tools: not supported"),
+    ],
+)
+def test_a_refusal_reads_like_one(shared: Running, body: str, text: str) -> None:
+    kind = {"content-type": "application/json"}
+    got = shared.post("/v1/chat/completions", content=body, headers=kind)
+    assert got.status_code == 400 and text in got.json()["error"]["message"]
+    assert got.json()["error"]["param"] == ("tools" if "tools" in body else None)
 
 
 def test_health_and_metrics_tell_what_happened(shared: Running, client: openai.OpenAI) -> None:
@@ -393,6 +408,10 @@ def test_health_and_metrics_tell_what_happened(shared: Running, client: openai.O
     client.chat.completions.create(model="tiny", messages=user("Hi"), max_tokens=7)
     assert figure('stentor_tokens_total{kind="completion",model="tiny"}') == before + 7
     assert figure('stentor_requests_total{path="/v1/chat/completions",status="200"}') >= 1
+    refused = 'stentor_requests_total{path="/v1/judge",status="415"}'
+    before = figure(refused)
+    shared.post("/v1/judge", content=b"x")  # the gate's answers count too
+    assert figure(refused) == before + 1
 
 
 def test_the_judge_labels_a_reply(shared: Running) -> None:

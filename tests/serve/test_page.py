@@ -48,6 +48,7 @@ def page(chromium: Any, talking: Running) -> Iterator[Any]:
     page = chromium.new_page(viewport={"width": 1000, "height": 700})
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
+    page._complaints = complaints
     page.goto(talking.url)
     page.wait_for_selector("#model-a option", state="attached")
     yield page
@@ -112,11 +113,66 @@ def test_two_models_answer_side_by_side(page: Any) -> None:
 
 def test_a_conversation_is_exported(page: Any, tmp_path: Path) -> None:
     say(page, "Hi")
+    page.wait_for_selector(".badge")
     with page.expect_download() as download:
         page.click("#export")
     download.value.save_as(tmp_path / "talk.json")
     kept = json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))
-    assert kept["turns"][0]["user"] == "Hi" and kept["turns"][0]["replies"][0]["text"] == "It is."
+    (turn,) = kept["turns"]
+    assert turn["user"] == "Hi" and turn["replies"][0]["text"] == "It is."
+    assert turn["replies"][0]["verdict"]["outcome"] == "answer"
+    roles = [(message["role"], message["content"]) for message in kept["messages"]]
+    assert roles == [("system", "Say."), ("user", "Hi"), ("assistant", "It is.")]
+
+
+def test_the_judges_reason_opens_by_the_keyboard(page: Any) -> None:
+    say(page, "quiet now")
+    page.focus(".badge")
+    assert not page.is_visible(".why")
+    page.keyboard.press("Enter")
+    assert page.is_visible(".why") and page.get_attribute(".badge", "aria-expanded") == "true"
+
+
+def test_each_of_two_models_keeps_its_own_settings(page: Any, talking: Running) -> None:
+    asked: list[Any] = []
+    page.on("request", lambda request: asked.append(request.post_data_json))
+    page.click("#tab-compare")
+    page.click("#open-settings")
+    page.fill("#max_tokens", "9")
+    page.click("text=Done")
+    say(page, "Hi")
+    bodies = [body for body in asked if body and "messages" in body]
+    assert [body["model"] for body in bodies] == [model.name for model in talking.models[:2]]
+    for body in bodies:
+        assert body["max_tokens"] == 9 and "temperature" not in body
+        assert body["messages"] == [{"role": "user", "content": "Hi"}]
+    page.click("#open-settings")
+    page.fill("#system", "")
+    page.click("text=Done")
+    say(page, "Hi")
+    bodies = [body for body in asked if body and "messages" in body][2:]
+    assert all(body["messages"][0] == {"role": "system", "content": ""} for body in bodies)
+
+
+def test_a_message_that_can_not_fit_comes_back_with_its_size(page: Any) -> None:
+    text = "word " * 600
+    page.fill("#message", text)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#notice.problem")
+    page.wait_for_selector("#send:visible")
+    notice = page.inner_text("#notice")
+    assert "tokens, but the model's window is 512" in notice
+    assert page.input_value("#message") == text.strip() and said(page) == []
+    page._complaints.clear()  # the browser reports the answer 400 too
+
+
+def test_the_oldest_turns_go_with_a_notice(page: Any) -> None:
+    for _ in range(3):
+        say(page, "The weather? " + "word " * 180)
+    assert "window of 512 tokens is full: the oldest turn was left out" in page.inner_text(
+        "#notice"
+    )
+    assert "of 512 tokens" in page.inner_text("#room")
 
 
 @pytest.mark.parametrize("view", ["chat", "compare"])
@@ -125,8 +181,12 @@ def test_nothing_sticks_out_on_a_phone(page: Any, view: str) -> None:
     page.click(f"#tab-{view}")
     say(page, "What? " + "x" * 200)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
-    box = page.query_selector("#send").bounding_box()
-    assert box["x"] + box["width"] <= 360 and box["y"] + box["height"] <= 640
+    page.wait_for_selector(".reply:last-child .badge >> nth=-1")
+    lowest = page.query_selector_all(".badge")[-1].bounding_box()
+    page.click("#open-settings")
+    assert page.evaluate("document.querySelector('dialog').scrollWidth") <= 360
+    for box in (lowest, *(page.query_selector(n).bounding_box() for n in ("#send", "menu .main"))):
+        assert box["x"] + box["width"] <= 360 and 0 <= box["y"] <= 640 - box["height"]
 
 
 def test_every_control_has_a_name(page: Any) -> None:

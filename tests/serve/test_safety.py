@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import json
 import signal
@@ -77,6 +78,26 @@ def test_a_body_that_does_not_arrive_is_408(serve: Serve, tiny: LoadedModel) -> 
     running = serve(tiny, limits=Limits(body_seconds=0.2))
     with wire(running, **{"content-length": "5000"}) as connection:
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nhost: loc"])
+def test_a_head_that_does_not_arrive_is_408(serve: Serve, tiny: LoadedModel, sent: bytes) -> None:
+    """Drip by drip is no better than silence: the time runs from the first byte."""
+    running = serve(tiny, limits=Limits(head_seconds=0.4))
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(sent)
+        connection.settimeout(0.05)
+        got, started = b"", time.monotonic()
+        while not got and time.monotonic() - started < 5:
+            with contextlib.suppress(TimeoutError):
+                got = connection.recv(1000)
+            if sent and not got:
+                connection.sendall(b"a")
+        assert got.startswith(b"HTTP/1.1 408") and b"within 0.4 seconds" in got
+    with wire(running, asking(3)) as connection:  # who sends its request in time has its own time
+        time.sleep(0.6)
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])

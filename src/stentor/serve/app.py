@@ -79,9 +79,9 @@ def build(
     _describe_key(app, api_key)
     routes = [route for route in app.routes if isinstance(route, Route | APIRoute)]
     posts = frozenset(route.path for route in routes if "POST" in (route.methods or ()))
-    counted = _Counted(app, metrics, {route.path for route in routes})
     public = frozenset(files)
-    return Guard(counted, limits, api_key=api_key, loopback=loopback, public=public, posts=posts)
+    guarded = Guard(app, limits, api_key=api_key, loopback=loopback, public=public, posts=posts)
+    return _Counted(guarded, metrics, {route.path for route in routes})
 
 
 def _api(app: FastAPI, models: dict[str, Served], metrics: Metrics) -> None:
@@ -222,4 +222,4 @@ class _Counted:
                 self._metrics.answered(path, message["status"])
             await send(message)
 
-        await self._app(scope, receive, sending)
+        await self._app(scope, receive, sending if scope["type"] == "http" else send)

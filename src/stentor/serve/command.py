@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from stentor.errors import InputError, MissingExtra
@@ -21,6 +22,7 @@ try:
     import uvicorn
 
     from stentor.serve.app import build
+    from stentor.serve.connections import patient
     from stentor.serve.guard import LOOPBACK
     from stentor.serve.metrics import Metrics
     from stentor.serve.served import Served
@@ -55,7 +57,7 @@ def serve(
         print(f"serving {names} at {where}  (API: {where}/v1; Ctrl-C stops)", file=sys.stderr)
         for line in told:
             say(line)
-        run(app, limits, [listener])
+        run(app, limits, served, [listener])
 
 
 def is_loopback(host: str) -> bool:
@@ -123,20 +125,40 @@ def load_models(
     return served
 
 
-def run(app: Any, limits: Limits, sockets: list[socket.socket]) -> None:
-    """Serve on listening sockets until a signal comes."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    config = uvicorn.Config(
-        app, http="h11", ws="none", lifespan="on", log_config=None, access_log=False,
-        server_header=False, proxy_headers=False, timeout_keep_alive=20,
+def configured(app: Any, limits: Limits) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    return uvicorn.Config(
+        app, http=patient(limits.head_seconds), ws="none", lifespan="on", log_config=None,
+        access_log=False, server_header=False, proxy_headers=False, timeout_keep_alive=20,
         timeout_graceful_shutdown=limits.grace,
     )  # fmt: skip
-    server = _Server(config)
+
+
+def run(app: Any, limits: Limits, served: Sequence[Served], sockets: list[socket.socket]) -> None:
+    """Serve on listening sockets until a signal comes."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of what clients send
+    server = _Server(configured(app, limits), served)
     asyncio.run(server.serve(sockets=sockets))
 
 
 class _Server(uvicorn.Server):
     """Ends with exit code 0 when told to; uvicorn's own dies of the signal once it is done."""
+
+    def __init__(self, config: uvicorn.Config, served: Sequence[Served]) -> None:
+        super().__init__(config)
+        self._served = served
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        again = self.should_exit
+        super().handle_exit(sig, frame)
+        left = sum(one.scheduler.running + one.scheduler.waiting for one in self._served)
+        if left and not again:
+            grace = self.config.timeout_graceful_shutdown
+            print(
+                f"stopping: {left} replies may finish, for {grace} seconds at most "
+                "(Ctrl-C again ends them)", file=sys.stderr,
+            )  # fmt: skip
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -11,6 +11,8 @@ class Limits:
 
     body: int = 256 * 1024
     """Bytes of a request's body [413]."""
+    head_seconds: float = 10.0
+    """For the head of a request to arrive, from the connection or its first byte on [408]."""
     body_seconds: float = 10.0
     """For the body to arrive [408]."""
     new_tokens: int | None = None
@@ -23,7 +25,7 @@ class Limits:
     """Replies that wait, of all clients together [503]."""
     client_queue: int = 128
     """Replies of one client that wait [429]."""
-    queue_seconds: float = 30.0
+    queue_seconds: float = 60.0
     """For a reply to get its turn [503]."""
     seconds: float = 120.0
     """For a whole reply, from its turn on [504; in a stream, an error event]."""

@@ -61,9 +61,15 @@ def install(app: FastAPI) -> None:
         return answer(Refused(400, message, param=param))
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, found: HTTPException) -> JSONResponse:
-        headers = dict(found.headers or {})
-        return answer(Refused(found.status_code, str(found.detail), headers=headers))
+    async def http(request: Request, found: HTTPException) -> JSONResponse:
+        path, headers = request.url.path, dict(found.headers or {})
+        texts = {
+            404: f"there is nothing at {path}; /openapi.json says what there is",
+            405: f"{path} takes no {request.method}; it takes {headers.get('allow', 'another')}",
+            400: "the body can't be read: it is no JSON that we know",
+        }
+        text = texts.get(found.status_code, str(found.detail))
+        return answer(Refused(found.status_code, text, headers=headers))
 
     @app.exception_handler(Exception)
     async def failed(_: Request, found: Exception) -> JSONResponse:
@@ -75,6 +81,9 @@ def described(problems: Sequence[Any]) -> tuple[str | None, str]:
     texts: list[str] = []
     param = None
     for problem in problems:
+        if problem["type"] == "json_invalid":
+            why, place = problem.get("ctx", {}).get("error", "wrong"), problem["loc"][-1]
+            return None, f"the body is not JSON: {why}, at character {place}"
         names = [str(part) for part in problem["loc"] if part != "body"]
         # a union names the branch that it tried, which says nothing to the sender
         names = [name for name in names if name.isidentifier() or name.isdecimal()]
@@ -83,6 +92,8 @@ def described(problems: Sequence[Any]) -> tuple[str | None, str]:
         text = f"{where}: {problem['msg']}" if where else str(problem["msg"])
         if problem["type"] == "extra_forbidden":
             text = f"{where}: there is no such field"
+        if problem["type"] == "too_long" and not problem["ctx"]["max_length"]:
+            text = f"{where}: not supported here; leave it out"
         if text not in texts:
             texts.append(text)
     shown = "; ".join(texts[:5])

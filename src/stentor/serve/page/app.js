@@ -2,7 +2,7 @@
 // Text of people and models is only ever set as text, never as markup.
 
 import * as backend from "./backend.js";
-import { fillForm, readForm, asRequest, store, recall } from "./settings.js";
+import { own, fillForm, readForm, asRequest, store, recall } from "./settings.js";
 import { show, addTurn, finish, speak } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
@@ -10,7 +10,8 @@ const state = {
   models: [], view: "chat",
   // one conversation for each view; a turn is {user, replies: [{model, text, ...}]}
   turns: { chat: [], compare: [] },
-  settings: null, running: null,
+  settings: recall(), // what is changed of the model's own
+  running: null,
 };
 
 const turns = () => state.turns[state.view];
@@ -37,14 +38,7 @@ async function begin() {
     select.replaceChildren(...state.models.map(({ id }) => new Option(id, id)));
     select.selectedIndex = Math.min(place, state.models.length - 1);
   }
-  state.settings = recall() ?? own();
   look();
-}
-
-/** The settings that the first chosen model brings. */
-function own() {
-  const { system, defaults } = facts(chosen()[0]);
-  return { system: system ?? "", greedy: false, seed: "", ...defaults, max_tokens: defaults.max_new_tokens };
 }
 
 function look() {
@@ -81,8 +75,17 @@ async function send() {
   state.running = new AbortController();
   busy(true);
   await Promise.all(turn.replies.map((reply, place) => answer(turn, place, elements[place])));
+  if (turn.replies.every((reply) => reply.problem && !reply.text)) takeBack(turn);
   busy(false);
   $("message").focus();
+}
+
+/** Nothing came of a message: it returns to its field, to be changed or sent again. */
+function takeBack(turn) {
+  turns().pop();
+  show($("log"), turns(), state.view);
+  $("message").value ||= turn.user;
+  grow();
 }
 
 async function answer(turn, place, element) {
@@ -106,7 +109,7 @@ async function answer(turn, place, element) {
   finish(element, reply);
   if (!reply.problem) {
     speak($("spoken"), reply, turn.replies.length > 1);
-    reply.verdict = await backend.judge(turn.user, reply.text, state.settings.system);
+    reply.verdict = await backend.judge(turn.user, reply.text, state.settings.system ?? facts(reply.model).system);
     finish(element, reply);
   }
 }
@@ -114,7 +117,8 @@ async function answer(turn, place, element) {
 /** Asks with the turns that this model has replied to; tells what was left out of them. */
 async function ask(turn, place, onText) {
   const { model } = turn.replies[place];
-  const messages = [{ role: "system", content: state.settings.system }];
+  const { system } = state.settings;
+  const messages = system === undefined ? [] : [{ role: "system", content: system }];
   for (const { user, replies } of turns().filter((t) => t !== turn && usable(t.replies[place], model)))
     messages.push({ role: "user", content: user }, { role: "assistant", content: replies[place].text });
   messages.push({ role: "user", content: turn.user });
@@ -128,8 +132,17 @@ async function ask(turn, place, onText) {
 
 const usable = (reply, model) => reply && reply.model === model && !reply.problem;
 
+/** A file with everything; of a chat also as `messages`, which `stentor chat` and training read. */
 function save() {
-  const kept = { saved: new Date().toISOString(), view: state.view, settings: state.settings, turns: turns() };
+  if (!turns().length) { notice("There is nothing to export yet."); return; }
+  const models = state.models.filter(({ id }) => turns().some(({ replies }) => replies.some((reply) => reply.model === id)));
+  const kept = { saved: new Date().toISOString(), view: state.view, settings: state.settings, models, turns: turns() };
+  if (state.view === "chat") {
+    const system = state.settings.system ?? models[0].system;
+    kept.messages = system ? [{ role: "system", content: system }] : [];
+    for (const { user, replies: [reply] } of turns().filter((turn) => !turn.replies[0].problem))
+      kept.messages.push({ role: "user", content: user }, { role: "assistant", content: reply.text });
+  }
   const url = URL.createObjectURL(new Blob([JSON.stringify(kept, null, 2)], { type: "application/json" }));
   const link = Object.assign(document.createElement("a"), { href: url, download: `stentor-${state.view}.json` });
   link.click();
@@ -157,7 +170,7 @@ function grow() {
 }
 
 function openSettings() {
-  fillForm(state.settings ?? {});
+  if (state.models.length) fillForm({ ...own(facts(chosen()[0])), ...state.settings });
   $("key").value = sessionStorage.getItem("stentor.key") ?? "";
   $("settings").showModal();
 }
@@ -171,9 +184,9 @@ $("stop").addEventListener("click", () => state.running?.abort());
 $("new").addEventListener("click", restart);
 $("export").addEventListener("click", save);
 $("open-settings").addEventListener("click", openSettings);
-$("defaults").addEventListener("click", () => { if (state.models.length) fillForm(own()); });
+$("defaults").addEventListener("click", () => { if (state.models.length) fillForm(own(facts(chosen()[0]))); });
 $("settings").addEventListener("close", async () => {
-  state.settings = store(readForm());
+  if (state.models.length) state.settings = store(readForm(own(facts(chosen()[0]))));
   const key = $("key").value;
   if (key !== (sessionStorage.getItem("stentor.key") ?? "")) {
     sessionStorage.setItem("stentor.key", key);

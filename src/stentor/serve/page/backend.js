@@ -14,7 +14,7 @@
 //   reply(model, messages, settings, onText, signal)
 //             streams the reply to `messages`, calling `onText(piece)`; → {reason, tokens,
 //             promptTokens, dropped}. `messages` are [{role, content}, …]: a system message first
-//             (without text it is none), then user and assistant in turn, the user's last.
+//             (without text it is none; where it is missing, the model's own is put there), then user and assistant in turn, the user's last.
 //             `settings` holds any of temperature, top_p, repetition_penalty, max_tokens, seed;
 //             what is not there is the model's own, the seed random; temperature 0 is greedy.
 //             `reason`: "stop" or "length". `tokens` counts the stop token too. The oldest turns

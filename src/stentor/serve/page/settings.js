@@ -1,43 +1,52 @@
-// The settings: form ↔ plain object ↔ fields of a request. They are kept for the tab only.
+// The settings: form ↔ changes ↔ fields of a request. Only what differs from the model's own is
+// kept (for the tab, not longer), so that each of two compared models goes by its own otherwise.
 
 const NUMBERS = ["temperature", "top_p", "repetition_penalty", "max_tokens", "seed"];
+const WHOLE = ["max_tokens", "seed"];
 const field = (name) => document.getElementById(name);
 
+/** The settings that a model brings. */
+export function own({ system, defaults }) {
+  return { system: system ?? "", greedy: false, seed: "", ...defaults, max_tokens: defaults.max_new_tokens };
+}
+
 export function fillForm(settings) {
-  field("system").value = settings.system ?? "";
-  field("greedy").checked = Boolean(settings.greedy);
-  for (const name of NUMBERS) field(name).value = settings[name] ?? "";
+  field("system").value = settings.system;
+  field("greedy").checked = settings.greedy;
+  for (const name of NUMBERS) field(name).value = settings[name];
   dim();
 }
 
-export function readForm() {
-  const settings = { system: field("system").value.trim(), greedy: field("greedy").checked };
+/** What the form says otherwise than `settings`. */
+export function readForm(settings) {
+  const read = { system: field("system").value.trim(), greedy: field("greedy").checked };
   for (const name of NUMBERS) {
     const { value, min, max } = field(name);
-    if (value === "" || Number.isNaN(Number(value))) { settings[name] = ""; continue; }
+    if (value === "" || Number.isNaN(Number(value))) continue;
     let number = Number(value);
     if (min !== "") number = Math.max(Number(min), number);
     if (max !== "") number = Math.min(Number(max), number);
-    settings[name] = name === "seed" || name === "max_tokens" ? Math.trunc(number) : number;
+    read[name] = WHOLE.includes(name) ? Math.trunc(number) : number;
   }
-  return settings;
+  const differs = ([name, value]) => value !== (name === "system" ? settings.system.trim() : settings[name]);
+  return Object.fromEntries(Object.entries(read).filter(differs));
 }
 
-/** The fields of an API request; what is left empty is the model's own. */
-export function asRequest(settings) {
+/** The numbers that a reply is asked for with. */
+export function asRequest(changes) {
   const fields = {};
-  for (const name of NUMBERS) if (settings[name] !== "" && settings[name] != null) fields[name] = settings[name];
-  if (settings.greedy) Object.assign(fields, { temperature: 0, top_p: 1, repetition_penalty: 1 });
+  for (const name of NUMBERS) if (name in changes) fields[name] = changes[name];
+  if (changes.greedy) Object.assign(fields, { temperature: 0, top_p: 1, repetition_penalty: 1 });
   return fields;
 }
 
-export function store(settings) {
-  sessionStorage.setItem("stentor.settings", JSON.stringify(settings));
-  return settings;
+export function store(changes) {
+  sessionStorage.setItem("stentor.settings", JSON.stringify(changes));
+  return changes;
 }
 
 export function recall() {
-  try { return JSON.parse(sessionStorage.getItem("stentor.settings")); } catch { return null; }
+  try { return JSON.parse(sessionStorage.getItem("stentor.settings")) ?? {}; } catch { return {}; }
 }
 
 function dim() {

@@ -62,15 +62,22 @@ export function finish({ box, said, facts }, reply) {
   facts.replaceChildren();
   const { verdict } = reply;
   if (verdict) {
-    const badge = make("span", `badge ${verdict.outcome}`, OUTCOMES[verdict.outcome] ?? verdict.outcome);
-    badge.title = `The judge says: ${verdict.reason}`;
-    facts.append(badge);
-    if (verdict.supportive) facts.append(make("span", "badge answer", "supportive"));
+    const badge = make("button", `badge ${verdict.outcome}`, OUTCOMES[verdict.outcome] ?? verdict.outcome);
+    const why = make("span", "why", `The judge says: ${verdict.reason}`);
+    Object.assign(badge, { type: "button", title: "Why the judge says so", ariaExpanded: "false" });
+    why.hidden = true;
+    badge.addEventListener("click", () => {
+      why.hidden = !why.hidden;
+      badge.ariaExpanded = String(!why.hidden);
+    });
+    facts.append(badge, why);
+    if (verdict.supportive) facts.append(make("span", "supportive", "supportive"));
   }
   const ended = ENDS[reply.reason];
   if (ended) facts.append(make("span", "", ended));
   if (reply.tokens) facts.append(make("span", "", `${reply.tokens} tokens`));
   if (reply.speed) facts.append(make("span", "", `${reply.speed.toFixed(reply.speed < 10 ? 1 : 0)} tokens/s`));
+  follow(box.closest("ol"));
 }
 
 /** Tells a screen reader a whole reply, once, and not its pieces. */
@@ -80,6 +87,6 @@ export function speak(region, reply, named) {
 }
 
 function follow(log, always = false) {
-  const pane = log.parentElement;
+  const pane = log.closest("main");
   if (always || pane.scrollHeight - pane.scrollTop - pane.clientHeight < 120) pane.scrollTop = pane.scrollHeight;
 }
