@@ -8,7 +8,9 @@
         ├── DataError       a data file is missing or has bad rows
         ├── ModelError      a model folder is missing, foreign or damaged
         ├── CheckpointError a checkpoint is damaged or belongs to another run
-        └── MissingExtra    an optional package is needed; says how to install it
+        └── MissingPart     something optional is needed and not there
+            ├── MissingExtra    a package; says how to install it
+            └── MissingProgram  a program that is no Python package, or what it installs
 
 Every text says what is wrong, why, and what to do. `stentor.cli` prints it as one line
 `error: …` and exits with `exit_code`; nothing derived from StentorError shows a traceback.
@@ -62,7 +64,15 @@ class RecipeError(InputError):
         super().__init__(f"{where}: {len(self.problems)} {noun}{lines}")
 
 
-class MissingExtra(InputError):
+class MissingPart(InputError):
+    """Something optional is needed and not there."""
+
+
+class MissingProgram(MissingPart):
+    """A program outside Python, or what one has to install, is missing."""
+
+
+class MissingExtra(MissingPart):
     """An optional dependency is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:

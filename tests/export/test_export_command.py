@@ -12,12 +12,12 @@ import pytest
 
 from conftest import Command, build_tiny_model
 from stentor.chat import SegmentTemplate
-from stentor.errors import InputError, MissingExtra, ParityError
+from stentor.errors import InputError, MissingExtra, MissingProgram, ParityError
 from stentor.export import command, format, parity, reference, speed
 from stentor.export.format import parse
 from stentor.export.parity import Parity, Parting, compare, failures, warnings
 from stentor.export.reference import Reference
-from stentor.model.load import LoadedModel
+from stentor.model.load import LoadedModel, load
 from stentor.model.save import save_model
 
 
@@ -244,6 +244,76 @@ def test_a_copy_that_is_another_model_is_not_delivered(
     assert "not delivered" in capsys.readouterr().out
 
 
+def test_a_runtime_that_breaks_is_a_failure_of_the_copy(
+    few: None, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stentor.export import torch_runtime
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no such operator\nand a long story")
+
+    monkeypatch.setattr(torch_runtime.TorchRuntime, "logits", broken)
+    with pytest.raises(ParityError) as caught:
+        command.export(str(model), ["hf:f32"], Path("out"))
+    assert str(caught.value).endswith("hf:f32: its runtime can't run it: no such operator")
+    assert not Path("out/hf-f32").exists()
+
+
+def test_another_runtime_of_the_same_files_is_told_and_counts(
+    few: None, model: Path, ours: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Other(Echo):
+        name = "other 1.0"
+        scale = 1.0
+
+        def logits(self, ids: Any) -> Any:
+            return self.of.logits(ids) * self.scale
+
+    class Opener:
+        def open_runtime(self, folder: Path, kind: str, *, threads: int = 0) -> Other:
+            return Other(ours)
+
+    class Absent:
+        def open_runtime(self, folder: Path, kind: str, *, threads: int = 0) -> Other:
+            raise MissingProgram("it needs a program")
+
+    monkeypatch.setattr(command, "other_runtimes", lambda _: [Opener(), Absent()])
+    command.export(str(model), ["hf:f32"], Path("out"))
+    (copy,) = json.loads(Path("out/export.json").read_text("utf-8"))["copies"]
+    assert [p["runtime"] for p in copy["also"]] == ["other 1.0"] and copy["verdict"] == "passed"
+    assert copy["also"][0]["probe"] == 0 and copy["not_checked_by"] == ["it needs a program"]
+    told = Path("out/export.md").read_text("utf-8")
+    assert "also checked by other 1.0: ids 23/23" in told
+    assert "not checked by another runtime: it needs a program" in told
+    Other.scale = 1.1
+    with pytest.raises(ParityError, match=r"in other 1\.0: KL divergence"):
+        command.export(str(model), ["hf:f32"], Path("again"))
+
+
+def test_a_converter_that_fails_is_told_and_a_program_that_is_missing_left_out(
+    few: None, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stentor.export import hf
+
+    (target,) = parse(["hf:f32"])
+    monkeypatch.setattr(command, "parse", lambda wanted: [target])
+    errors = iter([ParityError("the converter failed"), MissingProgram("npm is not here"),
+                   MissingProgram("npm is not here")])  # fmt: skip
+
+    def fails(*_: Any) -> None:
+        raise next(errors)
+
+    monkeypatch.setattr(hf, "write", fails)
+    with pytest.raises(ParityError, match="hf:f32: the converter failed"):
+        command.export(str(model), ["hf:f32"], Path("out"))
+    with pytest.raises(MissingProgram):
+        command.export(str(model), ["hf:f32"], Path("out"))
+    command.export(str(model), ["all"], Path("out"))
+    told = json.loads(Path("out/export.json").read_text("utf-8"))
+    assert told["left_out"] == ["hf:f32: npm is not here"] and told["copies"] == []
+    assert sorted(p.name for p in Path("out").iterdir()) == ["export.json", "export.md"]
+
+
 def test_a_runtime_that_is_missing_leaves_the_copy_unverified(
     few: None, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +362,5 @@ def test_speed_is_measured_in_a_process_of_its_own(tmp_path: Path, loaded: Loade
 
 def test_licence_and_name_are_read_from_the_model(model: Path) -> None:
     (model / "README.md").write_text("---\ntags: [x]\nlicense: mit\n---\n# It\n", "utf-8")
-    assert command._licence(model) == "mit"
-    assert command._licence(model / "nowhere") == "unknown"
+    assert command._provenance(load(str(model)), str(model), "it", "x").licence == "mit"
     assert command._name("runs/mine/model") == "mine" and command._name("a/b c.gguf") == "b-c"

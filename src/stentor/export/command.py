@@ -15,9 +15,9 @@ from typing import Any
 
 from stentor import __version__
 from stentor.data.files import sha256, write_json, write_text
-from stentor.errors import InputError, MissingExtra, ParityError
+from stentor.errors import InputError, MissingPart, ParityError, StentorError
 from stentor.export import parity, speed
-from stentor.export.format import Provenance, Target, parse
+from stentor.export.format import Opener, Provenance, Target, other_runtimes, parse
 from stentor.export.reference import Reference
 from stentor.export.table import Result, document, markdown
 from stentor.model.licence import licence_of
@@ -49,8 +49,13 @@ def export(
     results: list[Result] = []
     for target in targets:
         print(f"{target.name}: writing and checking …", file=sys.stderr)
-        results.append(_one(target, loaded, provenance, reference, out, max_rise))
-        print(f"{target.name}: {results[-1].verdict}", file=sys.stderr)
+        try:
+            results.append(_one(target, loaded, provenance, reference, out, max_rise))
+            print(f"{target.name}: {results[-1].verdict}", file=sys.stderr)
+        except InputError as error:  # a program is missing, or the format can't hold this model
+            if "all" not in wanted:
+                raise
+            left_out.append(f"{target.name}: {error}")
         # after each, so that what an interrupted export has delivered has its figures beside it
         told = document(provenance, results, left_out)
         write_json(out / "export.json", told)
@@ -72,7 +77,7 @@ def _possible(targets: Sequence[Target], every: bool) -> tuple[list[Target], lis
     for target in targets:
         try:
             target.format.require(target.kind)
-        except MissingExtra as error:
+        except MissingPart as error:
             if not every:
                 raise
             left_out.append(f"{target.name}: {error}")
@@ -123,9 +128,13 @@ def _one(
     temporary.mkdir(parents=True)
     try:
         writer = target.format.writer()
-        notes = tuple(writer.write(loaded, temporary, target.kind, provenance))
+        notes: tuple[str, ...] = ()
         found: dict[str, Any] = {"unverified": "--no-verify was given"}
-        if reference is not None:
+        try:
+            notes = tuple(writer.write(loaded, temporary, target.kind, provenance))
+        except ParityError as error:  # its converter failed
+            found = {"failures": (str(error),)}
+        if reference is not None and not found.get("failures"):
             found = _checked(target, temporary, reference, max_rise)
         files = {
             f.relative_to(temporary).as_posix(): f.stat().st_size
@@ -141,21 +150,50 @@ def _one(
 def _checked(
     target: Target, folder: Path, reference: Reference, max_rise: float | None
 ) -> dict[str, Any]:
+    writer = target.format.writer()
     try:
-        runtime = target.format.writer().open_runtime(folder, target.kind)
-    except MissingExtra as error:
+        found = _compared(writer, target, folder, reference)
+    except MissingPart as error:
         return {"unverified": str(error)}
-    try:
-        found = parity.compare(runtime, reference)
-    finally:
-        runtime.close()
+    except ParityError as error:
+        return {"failures": (str(error),)}
     longest = max(range(len(reference.greedy)), key=lambda i: len(reference.greedy[i]))
+    others, failures, unseen = [], parity.failures(found, target.tier, max_rise), []
+    for other in other_runtimes(target.format):
+        try:
+            others.append(_compared(other, target, folder, reference, brief=True))
+        except MissingPart as error:
+            unseen.append(str(error))
+        except ParityError as error:
+            failures.append(str(error))
+    for seen in others:
+        told = parity.failures(seen, target.tier, max_rise)
+        failures += [f"in {seen.runtime}: {line}" for line in told]
     return {
         "parity": found,
+        "others": tuple(others),
+        "unseen": tuple(unseen),
         "speed": speed.measure(target, folder, reference.prompts[longest]),
-        "failures": tuple(parity.failures(found, target.tier, max_rise)),
+        "failures": tuple(failures),
         "warnings": tuple(parity.warnings(found, target.tier)),
     }
+
+
+def _compared(
+    opener: Opener, target: Target, folder: Path, reference: Reference, *, brief: bool = False
+) -> parity.Parity:
+    """MissingPart when the runtime is not there; ParityError when it can't run the copy."""
+    try:
+        runtime = opener.open_runtime(folder, target.kind)
+        try:
+            return parity.compare(runtime, reference, brief=brief)
+        finally:
+            runtime.close()
+    except StentorError:
+        raise
+    except Exception as error:  # each runtime has its own kinds
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ParityError(f"its runtime can't run it: {first}") from error
 
 
 def _provenance(loaded: LoadedModel, model: str, name: str, command: str) -> Provenance:

@@ -63,14 +63,18 @@ class Provenance:
         return {f"stentor.{name}": str(value) for name, value in known.items()}
 
 
-class Writer(Protocol):
+class Opener(Protocol):
+    """What the module of a runtime has."""
+
+    def open_runtime(self, folder: Path, kind: str, *, threads: int = 0) -> Runtime:
+        """Open a copy; MissingPart when the runtime is not there. 0 threads: all cores."""
+
+
+class Writer(Opener, Protocol):
     """What the module of a format has."""
 
     def write(self, loaded: Any, folder: Path, kind: str, provenance: Provenance) -> list[str]:
         """Write the copy into an empty folder; returns what a person should know about it."""
-
-    def open_runtime(self, folder: Path, kind: str, *, threads: int = 0) -> Runtime:
-        """Open it; MissingExtra when the runtime is not installed. 0 threads: all cores."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ class Format:
     type_needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Modules that single types need besides."""
     extra: str = ""
+    also: tuple[str, ...] = ()
+    """Modules of other runtimes that run the same files."""
     about: str = ""
     writer: Callable[[], Writer] = field(default=lambda: _missing(), compare=False)
 
@@ -102,6 +108,11 @@ class Format:
 
 def _missing() -> Writer:
     raise AssertionError("a format without a writer")
+
+
+def other_runtimes(found: Format) -> list[Opener]:
+    """Modules of further runtimes that run a format's files."""
+    return [importlib.import_module(f"stentor.export.{name}") for name in found.also]
 
 
 def _module(name: str) -> Callable[[], Writer]:
@@ -134,9 +145,35 @@ FORMATS = {
             about="llama.cpp and what is built on it", writer=_module("gguf"),
         ),
         Format(
-            "onnx", {"fp32": "exact", "fp16": "exact", "int8": "8 bit", "int4": "4 bit"},
-            ("fp32", "fp16", "int8", "int4"), ("onnx",), runs_on="onnxruntime", extra="onnx",
+            "onnx",
+            {
+                "fp32": "exact", "fp16": "exact", "int8": "8 bit", "int4": "4 bit",
+                "int4e8": "4 bit",
+            },
+            ("fp32", "fp16", "int8", "int4", "int4e8"), ("onnx",),
+            runs_on="onnxruntime", extra="onnx",
+            also=("transformers_js",),
             about="ONNX Runtime, optimum, transformers.js", writer=_module("onnx"),
+        ),
+        Format(
+            "genai",
+            {
+                "fp32": "exact", "fp16": "exact", "int8": "8 bit", "int4": "4 bit",
+                "int4e8": "4 bit",
+            },
+            ("int8", "int4"), ("onnx",), runs_on="onnxruntime_genai", extra="genai",
+            about="onnxruntime-genai", writer=_module("genai"),
+        ),
+        Format(
+            "litert", {"fp32": "exact", "int8": "8 bit", "int4": "4 bit"},
+            ("fp32", "int8", "int4"), runs_on="ai_edge_litert.interpreter", extra="litert",
+            about="LiteRT (.tflite): Android, iOS, embedded", writer=_module("litert"),
+        ),
+        Format(
+            "web", {"int8": "8 bit", "fp32": "exact"}, ("int8",), ("onnx",),
+            runs_on="playwright.sync_api", extra="web",
+            about="a folder of files: the model runs in the visitor's browser",
+            writer=_module("web"),
         ),
     )
 }  # fmt: skip

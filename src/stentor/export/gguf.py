@@ -226,9 +226,15 @@ def _types(file: Path) -> dict[str, str]:
 
 
 def _what_it_holds(types: Mapping[str, str], kind: str) -> list[str]:
-    """The real type of the tensors, counted, and a plain word about a fallback."""
-    every = ", ".join(f"{count} {name}" for name, count in Counter(types.values()).most_common())
-    notes = [f"tensors: {every}; the embedding is {types['token_embd.weight']}"]
+    """The real type of every tensor, by its place in a layer, and a word about a fallback."""
+    places: dict[str, Counter[str]] = {}
+    for name, found in types.items():
+        place = name.removesuffix(".weight").rpartition(".")[2]
+        places.setdefault(place, Counter())[found] += 1
+    notes = [
+        f"tensors: {_counted(Counter(types.values()))} "
+        f"({'; '.join(f'{place} {_counted(found)}' for place, found in places.items())})"
+    ]
     wanted = _K_NAMES.get(kind)
     if wanted and wanted not in types.values():
         notes.append(
@@ -236,6 +242,10 @@ def _what_it_holds(types: Mapping[str, str], kind: str) -> list[str]:
             "are no multiple of that, so llama.cpp took other types without saying so"
         )
     return notes
+
+
+def _counted(types: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in types.most_common())
 
 
 def _write_modelfile(loaded: Any, folder: Path, name: str) -> None:

@@ -20,37 +20,49 @@ from stentor.export.onnx_graph import Matrix, Plain, build
 
 _FILES = {
     "fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_quantized.onnx",
-    "int4": "model_q4.onnx",
+    "int4": "model_q4.onnx", "int4e8": "model_q4.onnx",
 }  # fmt: skip
 BLOCK = 32
+_BITS = {"int8": (8, 8), "int4": (4, 4), "int4e8": (4, 8)}
+"""Of the layers' matrices, and of the embedding and the head; docs/exports.md has the curves."""
 _BATCH = 16  # rows at once: the logits of their prompts are the largest thing in memory
 
 
 def write(loaded: Any, folder: Path, kind: str, provenance: Provenance) -> list[str]:
     """The model in `onnx/`, with the tied embedding stored once."""
-    import onnx
-
     write_model_folder(loaded, folder, "f16", provenance, weights=False)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["transformers.js_config"] = {"kv_cache_dtype": {"fp16": "float32", "q4": "float32"}}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    model = draw(loaded.model, kind)
+    file = folder / "onnx" / _FILES[kind]
+    size = stamped(draw(loaded.model, kind), file, provenance)
+    return [f"{file.name} holds {size / 1e6:.1f} MB"]
+
+
+def stamped(model: Any, file: Path, provenance: Provenance) -> int:
+    """Write a checked ONNX model with its origin in its metadata; returns its size in bytes."""
+    import onnx
+
     for key, value in (provenance.metadata() | {"licence": provenance.licence}).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
     onnx.checker.check_model(model)
-    (folder / "onnx").mkdir()
-    file = folder / "onnx" / _FILES[kind]
+    file.parent.mkdir(exist_ok=True)
     onnx.save(model, str(file))
-    return [f"{file.name} holds {file.stat().st_size / 1e6:.1f} MB"]
+    return file.stat().st_size
 
 
-def draw(model: Any, kind: str) -> Any:
-    """The ONNX model of a Llama in one of the types."""
-    from stentor.export.onnx_blocks import Blocks
+def draw(model: Any, kind: str, *, browser: bool = False) -> Any:
+    """The ONNX model of a Llama in one of the types.
+
+    `browser`: blocks are widened when the session is made, since onnxruntime-web has no fast
+    product with them, and the graph takes `num_logits_to_keep` (0: all), so that a prompt does
+    not cost the head at each of its places.
+    """
+    from stentor.export.onnx_blocks import Blocks, WidenedBlocks
 
     config = model.config
-    bits = {"int8": 8, "int4": 4}.get(kind)
+    bits = _BITS.get(kind)
     uneven = [n for n in (config.hidden_size, config.intermediate_size) if n % BLOCK]
     if bits and uneven:
         raise InputError(
@@ -60,10 +72,11 @@ def draw(model: Any, kind: str) -> Any:
 
     def matrix(name: str, values: Floats) -> Matrix:
         if bits:
-            return Blocks(name, values, bits=bits, block=BLOCK)
+            blocks = WidenedBlocks if browser else Blocks
+            return blocks(name, values, bits=bits[name in ("embedding", "head")], block=BLOCK)
         return Plain(name, values, half=kind == "fp16")
 
-    return build(config, *stored(model, matrix), turns(model))
+    return build(config, *stored(model, matrix), turns(model), keep=browser)
 
 
 def stored(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stentor.export.format import Floats
-from stentor.export.onnx_graph import Graph
+from stentor.export.onnx_graph import Graph, once
 
 _CANDIDATES = 12
 
@@ -83,3 +83,34 @@ class Blocks:
         grid = graph("Reshape", scales, graph.ints(self._out, blocks))
         factors = graph("Unsqueeze", graph("Gather", grid, ids, axis=0), graph.ints(-1))
         return graph("Reshape", graph("Mul", signed, factors), graph.ints(0, 0, self._in))
+
+
+class WidenedBlocks(Blocks):
+    """The same stored numbers, widened to fp32 once, when a session folds its constants.
+
+    Rows are still read from the stored numbers: widening them for that too would keep a second,
+    transposed copy of the embedding.
+    """
+
+    def _wide(self, graph: Graph) -> str:
+        """The weight (out, in) in fp32."""
+        out = f"{self._name}.wide"
+        if any(out in node.output for node in graph.nodes):
+            return out
+        numbers, scales = self._stored(graph)
+        blocks = self._in // self._block
+        if self._bits == 4:
+            sixteen = graph.store("sixteen", np.array(16, np.uint8))
+            parts = [graph("Mod", numbers, sixteen), graph("Div", numbers, sixteen)]
+            pairs = graph(
+                "Concat", *[graph("Unsqueeze", p, graph.ints(-1)) for p in parts], axis=-1
+            )
+            numbers = graph("Reshape", pairs, graph.ints(self._out, blocks, self._block))
+        half = graph.store(f"half_{self._bits}", np.array(2.0 ** (self._bits - 1), np.float32))
+        signed = graph("Sub", graph("Cast", numbers, to=1), half)
+        factors = graph("Reshape", scales, graph.ints(self._out, blocks, 1))
+        widened = graph("Mul", signed, factors)
+        return graph("Reshape", widened, graph.ints(self._out, self._in), out=out)
+
+    def times(self, graph: Graph, x: str, *, out: str | None = None) -> str:
+        return graph("MatMul", x, once(graph, "Transpose", self._wide(graph), perm=[1, 0]), out=out)

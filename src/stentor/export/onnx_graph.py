@@ -77,17 +77,17 @@ class Plain:
         if not self._half:
             return graph.store(self._name, self._values)
         stored = graph.store(self._name, self._values.astype(np.float16))
-        return _once(graph, "Cast", stored, to=1)
+        return once(graph, "Cast", stored, to=1)
 
     def times(self, graph: Graph, x: str, *, out: str | None = None) -> str:
-        turned = _once(graph, "Transpose", self._stored(graph), perm=[1, 0])
+        turned = once(graph, "Transpose", self._stored(graph), perm=[1, 0])
         return graph("MatMul", x, turned, out=out)
 
     def rows(self, graph: Graph, ids: str) -> str:
         return graph("Gather", self._stored(graph), ids, axis=0)
 
 
-def _once(graph: Graph, kind: str, name: str, **settings: Any) -> str:
+def once(graph: Graph, kind: str, name: str, **settings: Any) -> str:
     """A node over a stored tensor that several others share."""
     out = f"{name}.{kind.lower()}"
     if not any(out in node.output for node in graph.nodes):
@@ -96,9 +96,14 @@ def _once(graph: Graph, kind: str, name: str, **settings: Any) -> str:
 
 
 def build(
-    config: Any, weights: Mapping[str, Matrix], vectors: Mapping[str, Floats], rope: Floats
-) -> Any:
-    """The model as ONNX; `rope` (2, positions, size) holds cosines and sines."""
+    config: Any, weights: Mapping[str, Matrix], vectors: Mapping[str, Floats], rope: Floats, *,
+    keep: bool = False,
+) -> Any:  # fmt: skip
+    """The model as ONNX; `rope` (2, positions, size) holds cosines and sines.
+
+    `keep` adds the input `num_logits_to_keep`, as transformers.js calls it: logits of so many
+    last places, of all when it is 0.
+    """
     from onnx import TensorProto, helper
 
     graph = Graph()
@@ -110,7 +115,11 @@ def build(
         helper.make_tensor_value_info("attention_mask", whole, ["batch", "total"]),
         helper.make_tensor_value_info("position_ids", whole, ["batch", "new"]),
     ]
-    outputs = [helper.make_tensor_value_info("logits", floats, ["batch", "new", config.vocab_size])]
+    outputs = [
+        helper.make_tensor_value_info(
+            "logits", floats, ["batch", "asked" if keep else "new", config.vocab_size]
+        )
+    ]
     x = weights["embedding"].rows(graph, "input_ids")
     bias = _bias(graph)
     turns = [
@@ -125,6 +134,10 @@ def build(
             shape = ["batch", kv_heads, "total", size]
             outputs.append(helper.make_tensor_value_info(f"present.{layer}.{part}", floats, shape))
         x = _layer(graph, layer, x, bias, turns, weights, vectors, (heads, kv_heads, size), config)
+    if keep:
+        inputs.append(helper.make_tensor_value_info("num_logits_to_keep", whole, []))
+        start = graph("Unsqueeze", graph("Neg", "num_logits_to_keep"), graph.ints(0))
+        x = graph("Slice", x, start, graph.ints(2**62), graph.ints(1))
     x = _norm(graph, x, "norm", vectors, config.rms_norm_eps)
     weights["head"].times(graph, x, out="logits")
     drawn = helper.make_graph(

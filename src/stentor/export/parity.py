@@ -17,6 +17,7 @@ import numpy as np
 from stentor.export.format import Runtime, Tier
 from stentor.export.reference import Conversation, Reference, log_softmax
 
+BRIEF_PROMPTS = 25
 TIE = 0.02
 """Logits of the reference so near each other that rounding may decide between them."""
 
@@ -99,20 +100,16 @@ class Parity:
         return asdict(self) | {"partings_outright": len(self.outright)}
 
 
-def compare(runtime: Runtime, reference: Reference) -> Parity:
-    """Run everything through a copy; nothing is judged yet."""
+def compare(runtime: Runtime, reference: Reference, *, brief: bool = False) -> Parity:
+    """Run everything through a copy; nothing is judged yet.
+
+    `brief`, for a second runtime of the same file: the first prompts only, and no probe.
+    """
     different, obeyed = _compare_ids(runtime, reference.conversations)
     text = _compare_text(runtime, reference)
-    equal, partings = _compare_greedy(runtime, reference)
-    replies = runtime.greedy(reference.probe_prompts, reference.probe_tokens)
-    outcomes = reference.outcomes(replies)
-    changed = tuple(
-        f"{prompt.id}: {was} → {now}"
-        for prompt, was, now in zip(
-            reference.probe.prompts, reference.probe_outcomes, outcomes, strict=True
-        )
-        if was != now
-    )
+    prompts = reference.prompts[: BRIEF_PROMPTS if brief else None]
+    equal, partings = _compare_greedy(runtime, reference, prompts)
+    changed, probed = ((), 0) if brief else _compare_probe(runtime, reference)
     control = sum(c.spells_control for c in reference.conversations)
     return Parity(
         runtime=runtime.name,
@@ -121,10 +118,10 @@ def compare(runtime: Runtime, reference: Reference) -> Parity:
         control=control,
         control_obeyed=obeyed,
         **text,
-        prompts=len(reference.prompts),
+        prompts=len(prompts),
         greedy_equal=equal,
         partings=partings,
-        probe=len(outcomes),
+        probe=probed,
         probe_changed=changed,
     )
 
@@ -168,10 +165,28 @@ def _compare_text(runtime: Runtime, reference: Reference) -> dict[str, Any]:
     }
 
 
-def _compare_greedy(runtime: Runtime, reference: Reference) -> tuple[int, tuple[Parting, ...]]:
-    replies = runtime.greedy(reference.prompts, reference.tokens)
+def _compare_probe(runtime: Runtime, reference: Reference) -> tuple[tuple[str, ...], int]:
+    """The outcomes that changed, and of how many."""
+    replies = runtime.greedy(reference.probe_prompts, reference.probe_tokens)
+    outcomes = reference.outcomes(replies)
+    changed = tuple(
+        f"{prompt.id}: {was} → {now}"
+        for prompt, was, now in zip(
+            reference.probe.prompts, reference.probe_outcomes, outcomes, strict=True
+        )
+        if was != now
+    )
+    return changed, len(outcomes)
+
+
+def _compare_greedy(
+    runtime: Runtime, reference: Reference, prompts: Sequence[Sequence[int]]
+) -> tuple[int, tuple[Parting, ...]]:
+    replies = runtime.greedy(prompts, reference.tokens)
     partings = []
-    for number, (ours, theirs) in enumerate(zip(reference.greedy, replies, strict=True)):
+    for number, (ours, theirs) in enumerate(
+        zip(reference.greedy[: len(prompts)], replies, strict=True)
+    ):
         if tuple(theirs) == ours:
             continue
         place = next(

@@ -25,6 +25,10 @@ class Result:
     """Sizes in bytes."""
     notes: tuple[str, ...] = ()
     parity: Parity | None = None
+    others: tuple[Parity, ...] = ()
+    """What other runtimes of the same files found."""
+    unseen: tuple[str, ...] = ()
+    """Runtimes of the same files that are not here, and why."""
     speed: dict[str, float] | None = None
     failures: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -59,6 +63,8 @@ class Result:
             "warnings": self.warnings,
             "unverified": self.unverified or None,
             "parity": self.parity.figures() if self.parity else None,
+            "also": [p.figures() for p in self.others],
+            "not_checked_by": self.unseen,
             "speed": self.speed,
             "seconds": round(self.seconds, 1),
         }
@@ -145,6 +151,20 @@ def _told(result: Result) -> str:
     if result.parity:
         lines.append(f"checked by {result.parity.runtime}")
         lines += [f"probe: {line}" for line in result.parity.probe_changed]
+    if result.speed and "first_token_seconds" in result.speed:
+        lines.append(f"first word {result.speed['first_token_seconds']:.1f} s after opening it")
+    lines += [_also(parity) for parity in result.others]
+    lines += [f"not checked by another runtime: {line}" for line in result.unseen]
     if not lines:
         return ""
     return f"- {result.target.name}: " + "; ".join(lines)
+
+
+def _also(parity: Parity) -> str:
+    same = parity.conversations - len(parity.different_ids)
+    obeyed = f"{len(parity.control_obeyed)} of {parity.control}"
+    return (
+        f"also checked by {parity.runtime}: ids {same}/{parity.conversations}, KL {parity.kl:.1e}, "
+        f"perplexity {parity.rise:+.2f} %, greedy {parity.greedy_equal}/{parity.prompts} equal, "
+        f"{len(parity.outright)} apart; control pieces obeyed in {obeyed}"
+    )

