@@ -13,7 +13,7 @@ from stentor.chat import SegmentTemplate
 from stentor.data import command
 from stentor.data.encode import encode
 from stentor.data.examples import Tally, conversation
-from stentor.errors import DataError
+from stentor.errors import RecipeError
 
 WriteRows = Callable[..., Path]
 
@@ -93,6 +93,11 @@ def test_the_drawn_tree_shows_counts_reasons_and_phases(recipe: str) -> None:
     found = command.tree(recipe, ())
     mine = found["sources"]["mine"]
     kinds = ", ".join(f"{n} {kind}" for kind, n in mine["kinds"].items())
+    one, two = (
+        ", ".join(f"{n} {kind}" for kind, n in phase["kinds"].items())
+        for phase in found["phases"].values()
+    )
+    assert sum(found["phases"]["one"]["kinds"].values()) == 10
     assert command.draw(found).split("\n") == [
         f"mine  {found['hash'][:12]}",
         f"├─ mine (chat): 54 rows read, {mine['train']} to train on, 10 held out  "
@@ -104,7 +109,9 @@ def test_the_drawn_tree_shows_counts_reasons_and_phases(recipe: str) -> None:
         "│    1 reply cut at the end of a sentence",
         "│    2 bad rows: see stentor data check",
         f"└─ phase one: 10 examples (10 mine)  {found['phases']['one']['hash'][:12]}",
+        f"     {one}",
         f"└─ phase two: 5 examples (5 mine)  {found['phases']['two']['hash'][:12]}",
+        f"     {two}",
     ]
 
 
@@ -133,7 +140,7 @@ def test_overrides_hold_for_the_data_too(recipe: str, write_rows: WriteRows) -> 
     write_rows("mine.jsonl", ROWS)
     mine = command.tree(recipe, ("data.hold_out=0.5",))["sources"]["mine"]
     assert (mine["held_out"], mine["train"]) == (25, 25)
-    with pytest.raises(DataError, match=r"^no source is called 'chats'; did you mean 'chat'\?$"):
+    with pytest.raises(RecipeError, match=r"not 'chats'; did you mean 'chat'\?$"):
         command.tree(recipe, ("data.sources.mine.use=chats",))
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stentor.data.encode import EncodedExample
+from stentor.data.examples import Example
 from stentor.data.files import read_rows, write_text
 from stentor.evaluate.judge import judge
 from stentor.evaluate.probe import SAMPLED
@@ -18,7 +19,7 @@ from stentor.generate import Engine
 class Drawn:
     """The rejected replies of a phase, kept in a file: a resumed run must see the same ones.
 
-    A line of the file: where the row stands, the reply (null: none was found), and its origin.
+    A line of the file: the prompt, the reply (null: none was found), and its origin.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,8 +29,8 @@ class Drawn:
         """Whether the file is there and is about these examples."""
         if not self.path.is_file():
             return False
-        kept = [row.fields.get("where") for row in read_rows(self.path)]
-        return kept == [e.example.where for e in examples]
+        kept = [row.fields.get("prompt") for row in read_rows(self.path)]
+        return kept == [_prompt(e.example) for e in examples]
 
     def draw(
         self,
@@ -59,7 +60,7 @@ class Drawn:
             replies |= found
             origins |= dict.fromkeys(found, way)
         lines = [
-            {"where": e.example.where, "rejected": replies.get(n), "origin": origins.get(n)}
+            {"prompt": _prompt(e.example), "rejected": replies.get(n), "origin": origins.get(n)}
             for n, e in enumerate(examples)
         ]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -77,6 +78,11 @@ class Drawn:
         return found
 
 
+def _prompt(example: Example) -> str:
+    """The last text that the reply answers; of a plain document there is none."""
+    return example.messages[-2]["content"] if len(example.messages) > 1 else ""
+
+
 def _own(
     examples: Sequence[EncodedExample], numbers: Sequence[int], engine: Engine, seed: int
 ) -> dict[int, str]:
@@ -90,7 +96,8 @@ def _own(
     return {
         n: reply.text
         for n, example, reply in zip(numbers, asked, replies, strict=True)
-        if _wrong(example.kind, example.messages[-2]["content"], reply.text)
+        if _wrong(example.kind, _prompt(example), reply.text)
+        and reply.text.strip() != example.messages[-1]["content"]
     }
 
 
