@@ -316,7 +316,8 @@ def made(write_sweep: Callable[..., Path]) -> Callable[..., tuple[Plan, Ended]]:
             report = {
                 "kind": "fine-tune",
                 "recipe": {
-                    "adapter": {}, "data": {}, "model": {"base": "b"}, "base_text": "bundled"
+                    "adapter": {}, "data": {"sources": {"seed": {"use": "chat"}}},
+                    "model": {"base": "b"}, "base_text": "bundled",
                 },
                 "data": {"seed": {"hash": hashes.get((run.cell.name, run.seed), "1")}},
                 "parameters": {"total": 110, "trained": 10},

@@ -165,9 +165,14 @@ class OverSeeds:
         """For JSON; the interval is over seeds."""
         mean, low, high = mean_interval(self.by_seed)
         return {
-            "difference": mean, "low": low, "high": high, "n": self.n, "seeds": len(self.by_seed),
-            "p_value": self.p_value, "every_seed_the_same_way": self.one_way,
-        }  # fmt: skip
+            "difference": mean,
+            "low": None if low is None else max(-1.0, low),
+            "high": None if high is None else min(1.0, high),
+            "n": self.n,
+            "seeds": len(self.by_seed),
+            "p_value": self.p_value,
+            "every_seed_the_same_way": self.one_way,
+        }
 
 
 def over_seeds(

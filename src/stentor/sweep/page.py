@@ -6,7 +6,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from textwrap import fill
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -64,14 +65,16 @@ def page(results: Results, plots: Sequence[str] = ()) -> str:
 def show(results: Results) -> None:
     """The table on standard output."""
     head, rows = main_table(results)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     shown = Table(box=None, pad_edge=False)
     for number, name in enumerate(head):
-        shown.add_column(name, justify="right" if number else "left", overflow="fold")
+        longest = max(map(len, name.split()))  # a word of a head is not broken
+        side: Literal["left", "right"] = "right" if number else "left"
+        shown.add_column(name, justify=side, overflow="fold", min_width=longest)
     for row in rows:
-        shown.add_row(*row)
-    console.print(shown, width=None if console.is_terminal else 200)
-    console.print(_legend(results), markup=False)
+        shown.add_row(*(cell.replace(" [", "\n[", 1) if n else cell for n, cell in enumerate(row)))
+    console.print(shown)
+    console.print(_legend(results), markup=False, soft_wrap=True)
     for warning in results["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
 
@@ -127,7 +130,10 @@ def _legend(results: Results) -> str:
 
 def _differences(results: Results) -> str:
     rates = [row for row in results["comparisons"] if "p_value" in row]
-    numbers = [row for row in results["comparisons"] if "p_value" not in row]
+    numbers = [
+        row for row in results["comparisons"]
+        if "p_value" not in row and row["measure"] != TRAINING
+    ]  # fmt: skip
     against = results["against"]
     if not rates and not numbers:
         return f"There is nothing to set against {against!r} yet."
@@ -143,6 +149,10 @@ def _differences(results: Results) -> str:
         head = ["cell", "measure", "difference, points", "p", "p, corrected", "seeds agree", "real"]
         parts.append(table(head, [_rate_difference(row) for row in near]))
     if numbers:
+        parts.append(
+            "Losses: Student's interval of the differences, seed by seed, which is not corrected "
+            "for their number:"
+        )
         head = ["cell", "measure", "difference", "real"]
         parts.append(table(head, [_number_difference(row) for row in numbers]))
     return "\n\n".join(parts)
@@ -185,7 +195,7 @@ def _plots(folder: Path, results: Results) -> list[str]:
     rates = [name for name in SHOWN if any(name in cell["rates"] for cell in cells)]
     drawn = []
     if rates:
-        size = (10.0, 0.34 * len(cells) + 1.3)
+        size = (10.0, 0.34 * len(cells) + 1.5)
         write(folder, "rates", lambda axes: _panels(axes, cells, rates), size, len(rates))
         points = [(cell["name"], _point(cell["rates"])) for cell in cells if cell["rates"]]
         size = (8.0, max(3.6, 0.22 * len(points) + 0.8))
@@ -228,7 +238,7 @@ def _panels(axes: Any, cells: Sequence[Any], rates: Sequence[str]) -> None:
         panel.set_xlim(-3, 103)
         panel.set_ylim(-0.6, len(cells) - 0.4)
         panel.set_yticks(range(len(cells)), ["" for _ in cells])
-        panel.set_title(f"{SHOWN[name]}, %", fontsize=9, color=INK)
+        panel.set_title(fill(f"{SHOWN[name]}, %", 20), fontsize=9, color=INK)
         panel.grid(axis="y", color=INK, alpha=0.15)
     panels[0].set_yticks(range(len(cells)), [cell["name"] for cell in reversed(cells)])
 

@@ -3,8 +3,8 @@
 A rate's interval is, on each side, the wider of two: Student's over the seeds, which knows how far
 training scatters, and Wilson's over the prompts, which knows how few were asked. A difference from
 the cell that all are compared with is called real when the exact paired test over prompts says so
-after Holm's correction for all tests of the sweep, and every seed moved the same way; a loss or a
-time, when Student's interval of the paired differences leaves out zero.
+after Holm's correction for all tests of the sweep, and every seed moved the same way; a loss, when
+Student's interval of the paired differences leaves out zero, which is not corrected.
 """
 
 from __future__ import annotations
@@ -124,16 +124,20 @@ def _should_agree(report: Mapping[str, Any], seed: int) -> dict[tuple[str, ...],
     if report["kind"] == "pretrain":
         return {("the corpus",): report["corpus_tokens"]}
     recipe = report["recipe"]
-    part = json.dumps(recipe["data"], sort_keys=True)
-    kept: dict[tuple[str, ...], Any] = {
-        (f"the rows of source {name!r}", str(seed), part): source["hash"]
-        for name, source in report["data"].items()
-    }
+    data = recipe["data"]
+    # not the whole part: a newer version may know more fields, which changes no row
+    fields = ("system", "max_tokens", "hold_out", "hold_out_at_least")
+    common = [str(seed), *(str(data.get(name)) for name in fields), *sorted(report["data"])]
+    kept: dict[tuple[str, ...], Any] = {}
+    for name, source in report["data"].items():
+        part = data["sources"][name]
+        own = [str(part.get(f)) for f in ("use", "path", "hub", "config", "split", "kinds", "cap")]
+        kept[f"the rows of source {name!r}", *common, *own] = source["hash"]
     before = report["base_text_loss"]["before"]
     if before is not None:  # the loss of the base itself: another base has another one
         base = recipe["model"]["base"]
-        own = str(seed) if base.startswith("preset:") else ""
-        kept["the base or its text", base, str(recipe["base_text"]), own] = round(before, 4)
+        drawn = str(seed) if base.startswith("preset:") else ""
+        kept["the base or its text", base, str(recipe["base_text"]), drawn] = round(before, 4)
     return kept
 
 

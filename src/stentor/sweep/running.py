@@ -118,7 +118,10 @@ def run_all(
         plan.sweep.name, out, resume=resume, recipe_yaml=plan.text, file="sweep.yaml"
     ).path
     due = chosen_runs(all_runs(plan, folder), only, seeds)
-    _same_recipes(due)
+    if other := _other_recipes(due):
+        if not table:
+            raise CheckpointError(other)
+        display.say(f"warning: {other}")
     ended = Ended(folder)
     waiting = [run for run in due if not run.finished]
     display.say(f"sweep {folder}: {len(due)} runs, {len(due) - len(waiting)} of them finished")
@@ -191,18 +194,19 @@ def _lock(file: IO[str]) -> bool:
     return True
 
 
-def _same_recipes(due: Sequence[Due]) -> None:
-    """InputError when a run in the folder was made, or begun, by another recipe."""
+def _other_recipes(due: Sequence[Due]) -> str | None:
+    """Which runs in the folder were made, or begun, by another recipe; None where none was."""
     problems = []
     for run in due:
         file = run.folder / "recipe.yaml"
         if file.is_file() and (changed := _changed(file, run.recipe)):
             problems.append(f"{run.folder}: {changed}")
-    if problems:
-        raise CheckpointError(
-            "the recipe of these runs has changed since; delete their folders to run them again, "
-            "undo the change, or give another --out\n  " + "\n  ".join(problems)
-        )
+    if not problems:
+        return None
+    return (
+        "the recipe of these runs has changed since; delete their folders to run them again, "
+        "undo the change, or give another --out\n  " + "\n  ".join(problems)
+    )
 
 
 def _changed(file: Path, recipe: Recipe | PretrainRecipe) -> str:
