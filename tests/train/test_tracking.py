@@ -23,6 +23,7 @@ def test_every_step_of_a_run_reaches_tensorboard_and_its_energy_the_report(
         "train.energy=true", "--set", "train.cpu_watts=40", "--set", "train.region=DEU",
     )  # fmt: skip
     assert done.code == 0 and done.out == "run\n", done.err
+    assert "codecarbon" not in done.err and "Warning" not in done.err
     lines = [json.loads(x) for x in Path("run/metrics.jsonl").read_text("utf-8").splitlines()]
     found = events.EventAccumulator("run/tensorboard").Reload()
     shown = [(e.step, e.value) for e in found.Scalars("train/loss")]

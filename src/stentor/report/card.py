@@ -112,7 +112,7 @@ def body(report: dict[str, Any], records: Sequence[Record], *, place: str = HERE
         f"Made by Stentor {report['versions']['stentor']} from the base "
         f"`{recipe['model']['base']}`. Every figure on this page comes from the run's own "
         "`report.json`.",
-        "## At a glance\n\n" + tables.glance(report),
+        tables.glance(report) and "## At a glance\n\n" + tables.glance(report),
         "## Use it\n\n" + quick_start(recipe, place),
         "## Limitations\n\n" + "\n".join(f"- {text}" for text in limitations(report)),
     ]

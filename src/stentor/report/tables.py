@@ -59,7 +59,7 @@ def duration(seconds: float) -> str:
 
 
 def glance(report: Figures) -> str:
-    """The model beside its base: what a reader wants first."""
+    """The model beside its base: what a reader wants first; empty where nothing was measured."""
     before, probe = report.get("before", {}), report.get("probe")
     rows = []
     now, then = report["evaluation"]["overall"], before.get("evaluation", {}).get("overall")
@@ -83,7 +83,7 @@ def glance(report: Figures) -> str:
             unit = " %" if label.startswith("repeated") else ""
             shown = [number(get(f), ".1f") if f else "–" for f in (first, last)]
             rows.append([label, *(s + unit if s != "–" else s for s in shown)])
-    return table(["", "base", "this model"], rows)
+    return table(["", "base", "this model"], rows) if rows else ""
 
 
 def losses(report: Figures) -> str:

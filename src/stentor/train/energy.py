@@ -9,6 +9,7 @@ report that can't lie says "unknown" instead. CO2e needs `train.region`, or it i
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 from types import TracebackType
@@ -64,6 +65,7 @@ class Meter:
         except ImportError:
             self._why = "codecarbon is not installed: pip install 'stentor[energy]'"
             return
+        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # it speaks before log_level
         country, area = _place(self._part.region)
         tracker = OfflineEmissionsTracker(
             country_iso_code=country or "USA",  # a mix is asked for; it counts only with a region
