@@ -48,7 +48,8 @@ def push(run: Path, repo: str, *, private: bool = False) -> str:
         if status in (401, 403):
             raise InputError(f"--push {repo}: the hub does not let you in; {_LOGIN}") from None
         raise StentorError(f"--push {repo}: the hub refused: {_first(error)}") from None
-    except OSError as error:  # no network; httpx's and requests' errors are OSErrors or wrapped
+    except (OSError, HfHubHTTPError.__bases__[0]) as error:
+        # no network: errors of the HTTP library, which differs between versions of the hub's
         raise StentorError(f"--push {repo}: the hub can't be reached: {_first(error)}") from None
     return str(done.commit_url)
 
