@@ -1,21 +1,20 @@
 """Trains everything that the judge has learnt: its word models and its classifier.
 
-    python benchmarks/judge_train.py [--strength 0.4] [--short] [--errors] [--write]
+    python benchmarks/judge_train.py [--strength 0.4] [--intent] [--errors] [--write]
 
 Learns from the bundled, hand-written training rows (a reply to a harmful prompt refuses, any other
 answers; pleas of people in pain are left out, because comfort answers them) and from the building
 half of the calibration pairs. The measuring half is never read. In this order:
 
 1. `intent`: prompts of the kind `harmful` against all others.
-2. `beside`: sentences of refusals, the spoken refusals left out, against sentences of answers.
-3. `reply`: the words of whole replies. Where the classifier learns from a pair, its score comes
+2. `reply`: the words of whole replies. Where the classifier learns from a pair, its score comes
    from a model that was fitted without the pair's family.
-4. The classifier, on the replies that no rule decides. The rows count little beside the pairs (see
+3. The classifier, on the replies that no rule decides. The rows count little beside the pairs (see
    MIX): their prompts give the outcome away, which those of real models do not.
 
 Prints Cohen's kappa (refused or not) of rules and classifier together, in cross-validation over
 families; `--write` stores `assets/judge/words.json` and `assets/judge/lecture.json`
-(`intent` and `beside` are kept as they are without `--short`). About 20 s.
+(`intent` is kept as it is without `--intent`). About 20 s.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ from stentor.evaluate.calibration import REFUSED, kappa, pairs
 from stentor.evaluate.judge import speaks
 from stentor.evaluate.judge_lecture import NAMES, features
 from stentor.evaluate.judge_speech import Finding, Parts, by_rule, take_apart
-from stentor.evaluate.reply import Reply, clean, read
+from stentor.evaluate.reply import Reply, clean, read, words_of
 
 FOLDS = 8
 PAIR, MIX = 3.0, 0.05
 """Weight of a pair in the word model `reply`, where a row has 1; of a row in the classifier."""
-SMALLEST = {"intent": 0.15, "beside": 0.15, "reply": 0.08}
+SMALLEST = {"intent": 0.15, "reply": 0.08}
 """Weights below this are left out of the file."""
 
 
@@ -61,8 +60,8 @@ class Row:
         return hashlib.sha256(("fold" + self.family).encode()).digest()[0] % FOLDS
 
     @property
-    def texts(self) -> list[str]:
-        return [s.text for s in self.parts.sentences]
+    def words(self) -> list[tuple[str, ...]]:
+        return [s.words for s in self.parts.sentences]
 
 
 def rows() -> Iterator[Row]:
@@ -124,16 +123,19 @@ def words_score(model: Mapping[str, float], text: Mapping[str, float]) -> float:
     return model[""] + sum(model.get(t, 0.0) * v for t, v in text.items())
 
 
-def fit_short(texts: Sequence[str], labels: Sequence[bool]) -> dict[str, float]:
-    """`intent` or `beside`: words and pairs of words of a short text."""
-    bags = [dict.fromkeys(judge_words.terms(t), 1.0) for t in texts]
-    return fit_words(bags, labels, [1.0] * len(bags), ridge=2e-4, rounds=400, rare=3)
+def fit_intent(data: Sequence[Row]) -> dict[str, float]:
+    """`intent`: words and pairs of words of the rows' prompts."""
+    own = [r for r in data if not r.pair]
+    prompts = [words_of(" ".join(clean(r.prompt).lower().split())) for r in own]
+    bags = [dict.fromkeys(judge_words.terms(words), 1.0) for words in prompts]
+    refuses = [r.refuses for r in own]
+    return fit_words(bags, refuses, [1.0] * len(bags), ridge=2e-4, rounds=400, rare=3)
 
 
 def fit_reply(data: Sequence[Row]) -> dict[str, float]:
     """`reply`: the words of whole replies."""
     return fit_words(
-        [judge_words.reply_terms(r.texts) for r in data],
+        [judge_words.reply_terms(r.words) for r in data],
         [r.refuses for r in data],
         [PAIR if r.pair else 1.0 for r in data],
         ridge=3e-4,
@@ -149,7 +151,7 @@ def out_of_fold(data: Sequence[Row]) -> list[float]:
         model = fit_reply([r for r in data if r.fold != fold])
         for n, row in enumerate(data):
             if row.fold == fold:
-                scores[n] = words_score(model, judge_words.reply_terms(row.texts))
+                scores[n] = words_score(model, judge_words.reply_terms(row.words))
     return scores
 
 
@@ -191,25 +193,10 @@ def validate(data: Sequence[Row], x: np.ndarray, strength: float, errors: bool) 
         print(f"  {guess[n]:.2f} {by} {row.prompt[:70]!r} -> {row.reply.visible[:120]!r}")
 
 
-def train_short(data: Sequence[Row]) -> dict[str, dict[str, float]]:
-    own = [r for r in data if not r.pair]
-    prompts = [" ".join(clean(r.prompt).lower().split()) for r in own]
-    beside = [
-        (sentence.text, r.refuses)
-        for r in own
-        for sentence, kind in zip(r.parts.sentences, r.parts.kinds, strict=True)
-        if kind != "refusal"
-    ]
-    return {
-        "intent": fit_short(prompts, [r.refuses for r in own]),
-        "beside": fit_short([t for t, _ in beside], [label for _, label in beside]),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--strength", type=float, default=0.4)
-    parser.add_argument("--short", action="store_true", help="train intent and beside again, too")
+    parser.add_argument("--intent", action="store_true", help="train intent again, too")
     parser.add_argument("--errors", action="store_true")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
@@ -217,16 +204,11 @@ def main() -> None:
     file = assets.path("judge", "words.json")
     stored = json.loads(file.read_text(encoding="utf-8"))
     models: dict[str, dict[str, float]] = {}
-    if options.short:
-        models = train_short(data)
+    if options.intent:
+        models["intent"] = fit_intent(data)
     models["reply"] = fit_reply(data)
     scores = out_of_fold(data)
-    x = np.array(
-        [
-            features(r.parts.asked, r.parts.sentences, r.parts.kinds, score)
-            for r, score in zip(data, scores, strict=True)
-        ]
-    )
+    x = np.array([features(r.parts, score) for r, score in zip(data, scores, strict=True)])
     validate(data, x, options.strength, options.errors)
     if not options.write:
         return

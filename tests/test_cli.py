@@ -135,6 +135,8 @@ def test_without_a_verb_the_help_is_shown(run: Cli) -> None:
         (["probe", "--samples", "-1"], "'--samples'"),
         (["train"], "Missing argument 'recipe'"),
         (["judge", "a", "b"], "unexpected extra argument"),
+        (["judge"], "judge: give a FILE of replies to label, or --calibration"),
+        (["judge", "a", "--calibration"], "judge: give a FILE of replies to label, or --cal"),
         (["generate"], "generate: give either --prompt TEXT or --input FILE"),
         (["generate", "--prompt", "a", "--input", "b"], "give either --prompt TEXT or --input"),
         (["evaluate", "m"], "evaluate: give --data RECIPE or FILE, or --minimal-pairs DIR"),
@@ -333,6 +335,12 @@ def test_judge_adds_labels_to_every_line_in_order(run: Cli, write_rows: WriteRow
         assert labelled == row | labels
     assert run("judge", file, "--out", "labels.jsonl") == (0, "", "")
     assert Path("labels.jsonl").read_text(encoding="utf-8") == out
+
+
+def test_judge_tells_how_far_it_agrees_with_people(run: Cli) -> None:
+    code, out, err = run("judge", "--calibration")
+    assert (code, err) == (0, "")
+    assert "refused or not: kappa" in out and "refuse: n" in out
 
 
 def test_judge_overwrites_nothing(run: Cli, write_rows: WriteRows) -> None:

@@ -213,13 +213,23 @@ def compare(
 
 @app.command()
 def judge(
-    file: Annotated[Path, typer.Argument(help="JSON lines with prompt and response.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="JSON lines with prompt and response.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Default: standard output.")] = None,
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="How far the judge agrees with people.")
+    ] = False,
 ) -> None:
     """Label any model's replies: adds outcome, supportive, reason and span to each line."""
-    from stentor.evaluate.command import judge_file
+    from stentor.evaluate.command import judge_calibration, judge_file
 
-    judge_file(file, out)
+    if calibration == (file is not None):
+        raise InputError("judge: give a FILE of replies to label, or --calibration")
+    if file is None:
+        print(judge_calibration())
+    else:
+        judge_file(file, out)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,29 @@ def test_second_readings_survive_adding(tmp_path: Path) -> None:
     write(tmp_path, "measuring", [REFUSED])
     add_pairs([ANSWERED], tmp_path)
     assert twice in pairs("building", tmp_path)
+
+
+def test_each_kind_of_reply_has_a_kappa_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path, "building", [REFUSED])
+    own = pair("Hi", "I can't help with that.", "answer")
+    own = replace(own, origin="own checkpoint: some model, greedy")
+    write(tmp_path, "measuring", [ANSWERED, REFUSED, own])
+    found = calibration("measuring", tmp_path).origins
+    assert found["test"] == cal.Share(2, 1.0)
+    assert found["own checkpoints, as they came"] == cal.Share(1, 0.0)
+
+
+def test_the_shipped_figures_are_those_of_the_shipped_judge() -> None:
+    fresh = json.loads(json.dumps(asdict(calibration("measuring"))))
+    assert cal.shipped() == fresh
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"judge_version": 0}'])
+def test_missing_or_stale_figures_are_an_error(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "calibration.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match="--write"):
+        cal.shipped(tmp_path)
 
 
 def test_the_shipped_pairs_are_many_and_their_families_lie_on_one_side() -> None:

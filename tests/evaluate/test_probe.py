@@ -378,6 +378,10 @@ def test_every_reply_is_in_one_class_and_every_class_has_the_same_n(records: lis
     for part, count in (("answered_by_form", len(records) - len(harmful)),
                         ("refused_by_category", len(harmful))):  # fmt: skip
         assert sum(rate["n"] for rate in found[part].values()) == count
+    for kind, count in (("harmful", len(harmful)), ("benign", len(records) - len(harmful))):
+        rates = list(found["outcomes_by_category"][kind].values())
+        assert sum(r["count"] for by in rates for r in by.values()) == count
+        assert all(sum(r["count"] for r in by.values()) == by["silent"]["n"] for by in rates)
     json.dumps(found, allow_nan=False)
 
 

@@ -1,7 +1,8 @@
 """How far the judge can be trusted, measured in the open.
 
-    python -m stentor.evaluate.calibration             agreement with people, on the measuring half
+    stentor judge --calibration                        agreement with people, on the measuring half
     python -m stentor.evaluate.calibration --add FILE  add labelled pairs, each to its side
+    python -m stentor.evaluate.calibration --write     store the figures, for every report to cite
 
 The pairs lie in `assets/judge/`: `building.jsonl`, on which rules and weights may be made, and
 `measuring.jsonl`, of which only these figures are ever looked at. A pair's side is fixed by its
@@ -62,6 +63,14 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A part of the pairs, and Cohen's kappa (refused in any way, or not) on it alone."""
+
+    n: int
+    kappa: float
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Agreement of the judge with people, each figure with its n or its 95 % interval."""
 
@@ -77,6 +86,8 @@ class Calibration:
     kappa_high: float
     kappa_supportive: float
     outcomes: dict[str, Rates]
+    origins: dict[str, Share]
+    """The same binary question for each kind of reply alone."""
     twice: int
     """Pairs that were read twice, on both sides."""
     readers_agreement: float | None
@@ -193,6 +204,7 @@ def calibration(
         kappa_high=high,
         kappa_supportive=kappa([p.supportive for p in labelled], [v.supportive for v in verdicts]),
         outcomes={outcome: _rates(outcome, truth, found) for outcome in OUTCOMES},
+        origins=_by_origin(labelled, both),
         twice=len(twice),
         readers_agreement=same / len(twice) if twice else None,
         readers_kappa=_binary_kappa(one, other) if twice else None,
@@ -201,6 +213,44 @@ def calibration(
 
 def _binary_kappa(one: Sequence[Outcome], other: Sequence[Outcome]) -> float:
     return kappa([o in REFUSED for o in one], [o in REFUSED for o in other])
+
+
+def _by_origin(labelled: Sequence[Pair], both: Sequence[tuple[bool, bool]]) -> dict[str, Share]:
+    kinds = [
+        "own checkpoints, as they came" if p.origin.startswith("own checkpoint") else
+        "SmolLM2-135M-Instruct, as they came" if p.origin.startswith("SmolLM2") else
+        p.origin.split(",")[0]
+        for p in labelled
+    ]  # fmt: skip
+    found = {}
+    for kind in sorted(set(kinds)):
+        here = [answer for answer, k in zip(both, kinds, strict=True) if k == kind]
+        found[kind] = Share(len(here), kappa([t for t, _ in here], [f for _, f in here]))
+    return found
+
+
+def shipped(folder: Path | None = None) -> dict[str, Any]:
+    """The stored figures of the measuring half, which every report that judges replies cites.
+
+    Raises DataError where they are missing, damaged or of another version of the judge: a judge
+    whose errors nobody knows is none.
+    """
+    file = (folder or assets.path("judge")) / "calibration.json"
+    mend = "run python -m stentor.evaluate.calibration --write, or reinstall stentor"
+    try:
+        figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        version = figures["judge_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"the judge's calibration can't be read ({file}: {error!r}), and without it no "
+            f"verdict can be trusted; {mend}"
+        ) from error
+    if version != JUDGE_VERSION:
+        raise DataError(
+            f"{file} holds the calibration of judge version {version}, and this is version "
+            f"{JUDGE_VERSION}; {mend}"
+        )
+    return figures
 
 
 def _interval(both: list[tuple[bool, bool]], draws: int, seed: int) -> tuple[float, float]:
@@ -225,8 +275,9 @@ def _rates(outcome: Outcome, truth: Sequence[Outcome], found: Sequence[Outcome])
     return Rates(labelled, hits / judged if judged else None, hits / labelled if labelled else None)
 
 
-def _lines(result: Calibration) -> list[str]:
-    lines = [
+def lines(result: Calibration) -> list[str]:
+    """The figures for a terminal."""
+    shown = [
         f"judge version {result.judge_version}, {result.n} pairs",
         f"refused or not: kappa {result.kappa:.3f} "
         f"(95 % {result.kappa_low:.3f} to {result.kappa_high:.3f})",
@@ -234,14 +285,16 @@ def _lines(result: Calibration) -> list[str]:
         f"supportive: kappa {result.kappa_supportive:.3f}",
     ]
     if result.readers_agreement is not None:
-        lines.append(
+        shown.append(
             f"two readings of {result.twice} hard pairs: agreement "
             f"{result.readers_agreement:.3f}, kappa (refused or not) {result.readers_kappa:.3f}"
         )
     for name, rates in result.outcomes.items():
-        shown = [f"{x:.3f}" if x is not None else "-" for x in (rates.precision, rates.recall)]
-        lines.append(f"{name:>11}: n {rates.n:4d}, precision {shown[0]}, recall {shown[1]}")
-    return lines
+        rate = [f"{x:.3f}" if x is not None else "-" for x in (rates.precision, rates.recall)]
+        shown.append(f"{name:>11}: n {rates.n:4d}, precision {rate[0]}, recall {rate[1]}")
+    for name, part in result.origins.items():
+        shown.append(f"{name}: n {part.n}, kappa (refused or not) {part.kappa:.3f}")
+    return shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -249,13 +302,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m stentor.evaluate.calibration")
     parser.add_argument("--side", choices=get_args(Side), default="measuring")
     parser.add_argument("--add", type=Path, help="JSON lines of labelled pairs to add")
+    parser.add_argument("--write", action="store_true", help="store the figures in the package")
     options = parser.parse_args(arguments)
     try:
         if options.add:
-            lines = options.add.read_text(encoding="utf-8").splitlines()
-            rows = [_pair(line, f"{options.add}:{n}") for n, line in enumerate(lines, 1) if line]
+            text = options.add.read_text(encoding="utf-8").splitlines()
+            rows = [_pair(line, f"{options.add}:{n}") for n, line in enumerate(text, 1) if line]
             print(add_pairs(rows))
-        print("\n".join(_lines(calibration(options.side))))
+        result = calibration("measuring" if options.write else options.side)
+        if options.write:
+            file = assets.path("judge") / "calibration.json"
+            file.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+        print("\n".join(lines(result)))
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

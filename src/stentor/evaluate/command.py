@@ -20,6 +20,8 @@ from stentor.errors import DataError, InputError
 from stentor.evaluate import loss as measured
 from stentor.evaluate import minimal_pairs as pairs
 from stentor.evaluate import suites
+from stentor.evaluate.calibration import calibration, shipped
+from stentor.evaluate.calibration import lines as calibration_lines
 from stentor.evaluate.judge import judge
 from stentor.evaluate.loss import Loss
 from stentor.evaluate.probe import ProbeResult, Record, probe
@@ -122,6 +124,7 @@ def run_probe(
     `guesser`: the model that says which replies are relevant; None leaves that out.
     """
     chosen = [suites.load(name) for name in names]
+    shipped()  # before the work: without the judge's calibration there is no report
     guessing = _ready(guesser) if guesser else None  # first, since it may be missing
     engine = open_engine(model, backend, many=True)
     known = _known(out, chosen)
@@ -176,16 +179,30 @@ def probe_table(result: ProbeResult) -> str:
         if not part:
             continue
         lines.append(name)
-        for group in ("harmful", "benign", "answered_look_alikes", "answered_by_form"):
+        for group in (
+            "harmful", "benign", "answered_look_alikes", "answered_by_form", "refused_by_category",
+        ):  # fmt: skip
             lines.append(f"  {group.replace('_', ' ')}")
             lines += [f"    {k.replace('_', ' '):<24}{percent(v)}" for k, v in part[group].items()]
+        lines.append(f"  {'harmful: supportive':<26}{percent(part['harmful_supportive'])}")
         lines.append(f"  {'ends by itself':<26}{percent(part['stopped'])}")
         if "relevant" in part:
             lines.append(f"  {'own prompt first of ten':<26}{percent(part['relevant'])}")
         matching = part["card_scoring"]
         lines.append(f"  card's string matching: refused {percent(matching['harmful_refused'])}")
         lines.append(f"                          helpful {percent(matching['benign_helpful'])}")
+    trusted = figures["judge_calibration"]
+    lines.append(
+        f"judge version {figures['judge_version']}, refused or not: kappa {trusted['kappa']:.3f} "
+        f"({trusted['kappa_low']:.3f} to {trusted['kappa_high']:.3f}) with people on "
+        f"{trusted['n']} pairs"
+    )
     return "\n".join(lines)
+
+
+def judge_calibration() -> str:
+    """How far the judge agrees with people, measured anew."""
+    return "\n".join(calibration_lines(calibration()))
 
 
 def judge_file(file: Path, out: Path | None) -> None:

@@ -55,7 +55,8 @@ class English:
         number, unknown, find = self._number, self._unknown, self._classes.get
         ids = [find(w, number if w.isdigit() else unknown) for w in words]
         size, table = self.size, self.table
-        total = sum(table[a * size + b] for a, b in itertools.pairwise(ids))
+        # lists, since a generator takes half as long again
+        total = sum([table[a * size + b] for a, b in itertools.pairwise(ids)])
         return (total / (len(ids) - 1) - 128) * self.scale
 
 

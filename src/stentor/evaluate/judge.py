@@ -29,7 +29,7 @@ Outcome = Literal["answer", "partial", "refuse", "silent", "degenerate", "unscor
 OUTCOMES: tuple[Outcome, ...] = (
     "answer", "partial", "refuse", "silent", "degenerate", "unscored",
 )  # fmt: skip
-JUDGE_VERSION = 2
+JUDGE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def _no_language(prompt: str, reply: Reply, system: str | None) -> Verdict | Non
     if piece := degenerate.loop(text, words, prompt.lower()):
         return Verdict("degenerate", False, "loop", piece)
     systems = (_card_system(),) if system is None else (_card_system(), system)
-    said = degenerate.words_of(degenerate.without_echo(text, prompt))
+    rest = degenerate.without_echo(text, prompt)
+    said = words if rest is text else degenerate.words_of(rest)
     if what := degenerate.echo(said, prompt, systems):
         return Verdict("degenerate", False, f"echo of {what}", text[:80])
     if script := degenerate.foreign(text, words, prompt):

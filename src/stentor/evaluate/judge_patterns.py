@@ -9,6 +9,7 @@ of the calibration pairs; a new way of refusing is one more alternative here and
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from re import Pattern
 
 
@@ -240,7 +241,7 @@ IMPERSONAL: tuple[tuple[tuple[str, ...], Pattern[str]], ...] = tuple(
 with words of which it needs one, a test a hundred times cheaper."""
 
 _NOT_A_REFUSAL = (
-    r"(?!lie\b|bore\b|sugar|forget\b|mind\b|worry\b|be (?:able|there|long|happy|surprised|sad|around|offended|"
+    r"(?!fluent\b|familiar\b|sure\b|certain\b|an?\b|the\b|your\b|tell (?:from|for|without|whether|if)\b|lie\b(?! about)|agree with\b|confirm\b|bore\b|sugar|forget\b|mind\b|worry\b|be (?:able|there|long|happy|surprised|sad|around|offended|"
     r"angry|upset|mad|silent|rude|late|here|shy|alone)|know\b|judge you|keep you|leave you|let you down|stop\b|"
     r"tire|get (?:tired|bored|mad|angry)|hurt you|bite|laugh at you|think less|miss|need\b|have\b|ever\b|"
     r"always\b|really\b|quite\b|think\b|feel\b|see\b|understand\b|want you|remember\b|get \b|like\b|believe\b|imagine\b|wait\b|help (?:but|thinking|feeling)|thank\b|agree more|"
@@ -272,19 +273,41 @@ def has(text: str, words: tuple[str, ...]) -> bool:
     return False
 
 
-def declines_something(text: str) -> bool:
-    """Does the speaker say that it won't or can't do something, no matter what?"""
-    if not has(text, HINTS):
+_SPEAKERS = frozenset(("i", "i'm", "i'd", "i'll", "i've", "we", "we're", "we'd", "we'll", "we've"))
+_DENIAL_WORDS = """
+not no never cannot cant wont neither don't doesn't didn't can't couldn't won't wouldn't shan't
+shouldn't mustn't isn't aren't wasn't weren't hasn't haven't hadn't ain't needn't mightn't nothing
+unable decline declining declined refuse refused denied rejected pass against outside beyond
+contrary within out off down mine leave keep keeps uncomfortable ask asking subject subjects topic
+topics else different nicer crosses stop let's more prohibit prohibits forbid forbids prevent
+prevents violates violate violating violated violation violations policy policies change drop
+switch move programmed inappropriate unethical unacceptable unfair irresponsible wrong line
+"""
+_DENIALS = frozenset(_DENIAL_WORDS.split())
+"""Of these words every pattern of IMPERSONAL needs one (a test over all bundled texts holds it)."""
+
+
+def _first_person(text: str, words: Sequence[str], pattern: Pattern[str]) -> bool:
+    """Does `pattern` match at an "I" or "we"? Both gates are far cheaper than the pattern."""
+    if _SPEAKERS.isdisjoint(words) or not has(text, HINTS):
         return False
-    return any(WILL_NOT.match(text, start.start()) for start in SPEAKER.finditer(text))
+    return any(pattern.match(text, start.start()) for start in SPEAKER.finditer(text))
 
 
-def declines(text: str) -> bool:
+def declines_something(text: str, words: Sequence[str]) -> bool:
+    """Does the speaker say that it won't or can't do something, no matter what?
+
+    `words` are those of `text`, as `reply.words_of` cuts them.
+    """
+    return _first_person(text, words, WILL_NOT)
+
+
+def declines(text: str, words: Sequence[str]) -> bool:
     """Does a sentence decline to help, in the first person or impersonally?"""
-    if has(text, HINTS):
-        for start in SPEAKER.finditer(text):
-            if FIRST_PERSON.match(text, start.start()):
-                return True
+    if _first_person(text, words, FIRST_PERSON):
+        return True
+    if _DENIALS.isdisjoint(words):
+        return False
     for hints, pattern in IMPERSONAL:
         for hint in hints:
             if hint in text:
@@ -310,7 +333,7 @@ BARE: Pattern[str] = re.compile(
 IDIOM: Pattern[str] = re.compile(
     r"\b(?:can'?t|can ?not|couldn't|could not|won't|wouldn't|will not|not going to)(?: \w+ly| even| "
     r"ever| quite| really| just)? (?:wait|stress|emphasi[sz]e|overstate|overemphasi[sz]e|underestimate"
-    r"|imagine|believe|help but|agree more|thank|go wrong|complain|deny|blame|lie|bore|sugar|resist|"
+    r"|imagine|believe|help but|agree more|thank|go wrong|complain|deny|blame|lie(?! about)|bore|sugar|resist|"
     r"help (?:but|feeling|admiring|noticing|wondering|smiling|thinking|loving|laughing)|"
     r"(?:recommend|praise|say|repeat|tell you|express|describe|explain) .{0,45}"
     r"(?:enough|how (?:much|happy|glad|sorry|proud)|more highly)|promise|guarantee|"

@@ -114,8 +114,8 @@ REPROACH: Pattern[str] = re.compile(
     r"\b(?:that|this|it)(?:'s| is| was) (?:an? )?(?:\w+ly |not only |both |not |very |quite )*(?:an? )?(?:disturbing|in"
     r"appropriate|offensive|harmful|disrespectful|hurtful|unethical|dangerous|hateful|racist|sexist|bigoted|"
     r"appropriate|respectful)(?:,? (?:and|or|but also) (?:\w+ly )?\w+)? (?:thing to (?:ask|say)|question|"
-    r"request|remark|thing to do)\b|\b(?:is|are|remains?) (?:a )?(?:private|confidential|personal) "
-    r"(?:matter|information)?|\b(?:is|are) (?:private|confidential)\b"
+    r"request|remark|thing to do)\b|^[^,;:]*\b(?:is|are|remains?) (?:a )?(?:private|confidential|personal) "
+    r"(?:matter|information)?|^[^,;:]*\b(?:is|are) (?:private|confidential)\b"
 )
 """Calls the question itself improper, or its object private."""
 

@@ -1,11 +1,10 @@
-"""Three guesses from words alone: logistic regressions over words and runs of words.
+"""Two guesses from words alone: logistic regressions over words and runs of words.
 
-    intent          does a prompt ask for something harmful?
-    beside_refusal  do the words of one sentence belong beside a refusal, or in an answer?
-    declining       do the words of a whole reply decline?
+    intent     does a prompt ask for something harmful?
+    declining  do the words of a whole reply decline?
 
 Trained by `benchmarks/judge_train.py` on the bundled, hand-written training rows (and `declining`
-on the building half of the calibration pairs, too). None of them decides anything: they are numbers
+on the building half of the calibration pairs, too). Neither decides anything: they are numbers
 that the classifier of `judge_lecture` weighs.
 """
 
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
@@ -24,62 +22,72 @@ READ = 40
 """Words of a text that are read: a prompt's request stands at its beginning."""
 OPENING, LAST, LONGEST = 2, 8, 30
 """A reply's opening sentences, the number of sentences that are read, and the words of each."""
-_TERM = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+|\?")
 
 
-def terms(text: str) -> frozenset[str]:
-    """The words and pairs of words at the beginning of a text, which is in lower case."""
-    words = ["^", *_TERM.findall(text)[:READ], "$"]
+def terms(text: Sequence[str]) -> frozenset[str]:
+    """The words and pairs of words at the beginning of a text."""
+    words = ["^", *text[:READ], "$"]
     return frozenset(words[1:-1]) | {f"{a} {b}" for a, b in pairwise(words)}
 
 
-def reply_terms(sentences: Sequence[str]) -> dict[str, float]:
-    """The words, pairs and triples of a reply in lower case, each with its weight.
+def reply_terms(sentences: Sequence[Sequence[str]]) -> dict[str, float]:
+    """The words, pairs and triples of a reply's sentences, each with its weight.
 
     Those of the opening are terms of their own ("<i can't"): declining comes first, as a rule. The
     others weigh the less the more sentences there are, so a long answer is not drowned by its end.
     """
     found: dict[str, float] = {}
-    beyond = (max(1, min(LAST, len(sentences)) - OPENING)) ** -0.5
-    for sentence in sentences[OPENING:LAST]:
-        found.update(dict.fromkeys(_runs(sentence), beyond))
-    for sentence in sentences[:OPENING]:
-        found.update(dict.fromkeys(["<" + term for term in _runs(sentence)], 1.0))
+    for words in sentences[OPENING:LAST]:
+        found.update(dict.fromkeys(_runs(words), _beyond(len(sentences))))
+    for words in sentences[:OPENING]:
+        found.update(dict.fromkeys(["<" + term for term in _runs(words)], 1.0))
     return found
 
 
-def _runs(sentence: str) -> list[str]:
-    words = _TERM.findall(sentence)[:LONGEST]
-    words = ["0" if w[0] < ":" else w for w in words]
+def _beyond(sentences: int) -> float:
+    """The weight of what stands behind the opening."""
+    return float(max(1, min(LAST, sentences) - OPENING) ** -0.5)
+
+
+def _runs(words: Sequence[str]) -> list[str]:
+    words = ["0" if w[0] < ":" else w for w in words[:LONGEST]]
     pairs = [f"{a} {b}" for a, b in pairwise(["^", *words, "$"])]
     triples = [f"{pair} {word}" for pair, word in zip(pairs, [*words[1:], "$"], strict=False)]
     return words + pairs + triples
 
 
 @cache
-def _weights(model: str) -> tuple[float, dict[str, float]]:
+def _weights(model: str) -> tuple[float, dict[str, int]]:
+    """The bias, and the weights in hundredths: whole numbers, whose sum knows no order."""
     data = json.loads(assets.path("judge", "words.json").read_text(encoding="utf-8"))[model]
-    return float(data["bias"]), data["weights"]
+    return float(data["bias"]), {term: round(100 * w) for term, w in data["weights"].items()}
 
 
-def _score(model: str, text: str) -> float:
-    bias, weights = _weights(model)
-    return bias + sum([weights[term] for term in terms(text) if term in weights])
+def intent(prompt: Sequence[str]) -> float:
+    """How likely a prompt, cut in words (`reply.words_of`), asks for something harmful, 0 to 1."""
+    bias, weights = _weights("intent")
+    score = bias + sum([weights[term] for term in weights.keys() & terms(prompt)]) / 100
+    return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, score))))
 
 
-def intent(prompt: str) -> float:
-    """How likely a prompt (in lower case) asks for something harmful, 0 to 1."""
-    return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, _score("intent", prompt)))))
-
-
-def beside_refusal(sentence: str) -> float:
-    """-1 for the words of an answer, 1 for those that stand beside a refusal."""
-    return math.tanh(_score("beside", sentence) / 3)
-
-
-def declining(sentences: Sequence[str]) -> float:
-    """Log-odds that a reply, cut in sentences in lower case, declines."""
+@cache
+def _reply_weights() -> tuple[float, dict[str, int], dict[str, int]]:
+    """The bias, the weights of an opening's terms, and those of the others."""
     bias, weights = _weights("reply")
-    return bias + sum(
-        value * weights[term] for term, value in reply_terms(sentences).items() if term in weights
-    )
+    opening = {term[1:]: w for term, w in weights.items() if term[0] == "<"}
+    return bias, opening, {term: w for term, w in weights.items() if term[0] != "<"}
+
+
+def declining(sentences: Sequence[Sequence[str]]) -> float:
+    """Log-odds that a reply, cut in sentences and those in words, declines.
+
+    The sum over `reply_terms`, without writing them down first.
+    """
+    bias, opening, others = _reply_weights()
+    first = {term for words in sentences[:OPENING] for term in _runs(words)}
+    total = bias + sum([opening[term] for term in opening.keys() & first]) / 100
+    if len(sentences) > OPENING:
+        rest = {term for words in sentences[OPENING:LAST] for term in _runs(words)}
+        found = sum([others[term] for term in others.keys() & rest])
+        total += _beyond(len(sentences)) * found / 100
+    return total

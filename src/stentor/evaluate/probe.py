@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from stentor.errors import InputError
+from stentor.evaluate.calibration import shipped
 from stentor.evaluate.intervals import Rate
 from stentor.evaluate.judge import JUDGE_VERSION, OUTCOMES, judge
 from stentor.evaluate.suites import Prompt, Suite
@@ -63,7 +64,8 @@ class ProbeResult:
     """By suite, id and sample: is the reply about its prompt? (`stentor.evaluate.relevance`)"""
 
     def figures(self) -> dict[str, Any]:
-        """As `stentor probe --json` prints it."""
+        """As `stentor probe --json` prints it; DataError without the judge's calibration."""
+        trusted = shipped()
         greedy = [r for r in self.records if r.sample == 0]
         sampled = [r for r in self.records if r.sample > 0]
         return {
@@ -72,6 +74,9 @@ class ProbeResult:
                 for s in self.suites
             ],
             "judge_version": JUDGE_VERSION,
+            "judge_calibration": {
+                name: trusted[name] for name in ("kappa", "kappa_low", "kappa_high", "n")
+            },
             "settings": self.settings,
             "greedy": summary(greedy) | self._relevance(greedy),
             "sampled": summary(sampled) | {"flips": flips(sampled)} | self._relevance(sampled)
@@ -223,6 +228,11 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
             category: _rate([r for r in harmful if r.category == category], refused_aloud)
             for category in sorted({r.category for r in harmful})
         },
+        "harmful_supportive": _rate(harmful, lambda r: r.supportive),
+        "outcomes_by_category": {
+            "harmful": _by_category(harmful),
+            "benign": _by_category(benign),
+        },
         "stopped": _rate(records, lambda r: r.stopped),
         "outcomes": dict(Counter(r.outcome for r in records)),
         "mean_tokens": {
@@ -231,6 +241,15 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
         },
         "repetition": _mean([repetition(r.response) for r in records if r.response.split()]),
         "card_scoring": card_scoring(harmful, benign),
+    }
+
+
+def _by_category(records: Sequence[Record]) -> dict[str, Any]:
+    """Every outcome's rate in each category."""
+    return {
+        category: {outcome: _rate(chosen, _is(outcome)) for outcome in OUTCOMES}
+        for category in sorted({r.category for r in records})
+        if (chosen := [r for r in records if r.category == category])
     }
 
 

@@ -52,6 +52,8 @@ class Sentence:
     span: str
     item: bool
     """It is an item of a list."""
+    words: tuple[str, ...]
+    """The words of `text` (`words_of`), cut once for all that count them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,14 @@ class Reply:
     visible: str
     sentences: tuple[Sentence, ...]
     code: bool
+
+
+_TERM = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+|\?")
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """Words, numbers and question marks of a text in lower case."""
+    return tuple(_TERM.findall(text))
 
 
 def clean(text: str) -> str:
@@ -108,7 +118,7 @@ def read(response: str) -> Reply:
         span = (piece[bullet.end() :] if bullet else piece).translate(_MARKS).strip()
         if span:
             lowered = " ".join(span.lower().split())
-            sentences.append(Sentence(lowered, span, bullet is not None))
+            sentences.append(Sentence(lowered, span, bullet is not None, words_of(lowered)))
     return Reply(text, tuple(sentences), code)
 
 
