@@ -1,20 +1,18 @@
 """Trains everything that the judge has learnt: its word models and its classifier.
 
-    python benchmarks/judge_train.py [--strength 0.4] [--intent] [--errors] [--write]
+    python benchmarks/judge_train.py [--intent] [--errors] [--write]
 
 Learns from the bundled, hand-written training rows (a reply to a harmful prompt refuses, any other
 answers; pleas of people in pain are left out, because comfort answers them) and from the building
 half of the calibration pairs. The measuring half is never read. In this order:
 
-1. `intent`: prompts of the kind `harmful` against all others.
-2. `reply`: the words of whole replies. Where the classifier learns from a pair, its score comes
-   from a model that was fitted without the pair's family.
-3. The classifier, on the replies that no rule decides. The rows count little beside the pairs (see
+1. `intent`: prompts of the kind `harmful` against all others (kept as it is without `--intent`).
+2. The classifier, on the replies that no rule decides: their words, and the numbers that
+   `judge_lecture` names, in one logistic regression. The rows count little beside the pairs (see
    MIX): their prompts give the outcome away, which those of real models do not.
 
-Prints Cohen's kappa (refused or not) of rules and classifier together, in cross-validation over
-families; `--write` stores `assets/judge/words.json` and `assets/judge/lecture.json`
-(`intent` is kept as it is without `--intent`). About 20 s.
+`--write` stores `assets/judge/words.json` and `assets/judge/lecture.json`. Prints Cohen's kappa
+(refused or not) of rules and classifier together, in cross-validation over families. About 40 s.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from stentor import assets
 from stentor.evaluate import judge_words
@@ -37,10 +36,11 @@ from stentor.evaluate.judge_speech import Finding, Parts, by_rule, take_apart
 from stentor.evaluate.reply import Reply, clean, read, words_of
 
 FOLDS = 8
-PAIR, MIX = 3.0, 0.05
-"""Weight of a pair in the word model `reply`, where a row has 1; of a row in the classifier."""
-SMALLEST = {"intent": 0.15, "reply": 0.08}
-"""Weights below this are left out of the file."""
+MIX = 0.1
+"""Weight of a row in the classifier, where a pair has 1."""
+RIDGE, RARE, SMALLEST = 2.0, 3, 0.01
+"""The penalty (chosen in cross-validation), the rows that a term needs, and the weight below which
+it is left out of the file."""
 
 
 @dataclass(frozen=True)
@@ -86,108 +86,104 @@ def _row(prompt: str, response: str, refuses: bool, family: str, *, pair: bool) 
     return Row(prompt, reply, parts, refuses, family, by_rule(parts, reply), pair)
 
 
-def fit_words(
-    texts: Sequence[Mapping[str, float]],
+@dataclass(frozen=True)
+class Model:
+    """Weights of terms and of features."""
+
+    terms: dict[str, float]
+    features: np.ndarray
+
+    def score(self, bag: Mapping[str, float], x: np.ndarray) -> float:
+        return float(x @ self.features) + sum(self.terms.get(t, 0.0) * v for t, v in bag.items())
+
+
+def fit(
+    bags: Sequence[Mapping[str, float]],
+    x: np.ndarray,
     labels: Sequence[bool],
-    weights: Sequence[float],
+    weights: np.ndarray,
     *,
     ridge: float,
-    rounds: int,
-    rare: int,
-) -> dict[str, float]:
-    """Full-batch AdaGrad on the weighted log loss with a ridge penalty; the bias has no penalty."""
-    counts = Counter(term for text in texts for term in text)
-    known = sorted(term for term, n in counts.items() if n >= rare)
-    number = {term: n for n, term in enumerate(known)}
-    flat = [
-        (i, number[term], value)
-        for i, text in enumerate(texts)
-        for term, value in text.items()
-        if term in number
-    ]
-    i, j, v = (np.array(side) for side in zip(*flat, strict=True))
-    y, weight = np.array(labels, float), np.array(weights, float)
-    w = np.zeros(len(known) + 1)
-    seen = np.full(len(w), 1e-8)
-    for _ in range(rounds):
-        score = np.bincount(i, w[j] * v, len(y)) + w[-1]
-        error = weight * (1 / (1 + np.exp(-score)) - y) / weight.sum()
-        gradient = np.append(np.bincount(j, error[i] * v, len(known)), error.sum())
-        gradient[:-1] += ridge * w[:-1]
-        seen += gradient**2
-        w -= 0.4 * gradient / np.sqrt(seen)
-    return {"": float(w[-1])} | {t: float(w[n]) for t, n in number.items()}
+) -> Model:
+    """Ridge logistic regression over terms and features; the first feature, 1, has no penalty.
+
+    `x` is (rows, features). Terms that fewer than RARE rows hold are left out. Minimises the
+    weighted sum of log losses plus ridge / 2 times the squared weights (of features a quarter of
+    that), by L-BFGS in double precision.
+    """
+    counts = Counter(term for bag in bags for term in bag)
+    number = {t: n for n, t in enumerate(sorted(t for t, n in counts.items() if n >= RARE))}
+    cells = [(i, number[t], v) for i, bag in enumerate(bags) for t, v in bag.items() if t in number]
+    i, j, v = zip(*cells, strict=True)
+    held = torch.sparse_coo_tensor(
+        torch.tensor([i, j]), torch.tensor(v, dtype=torch.float64), (len(bags), len(number)),
+        check_invariants=True,
+    ).coalesce()  # fmt: skip
+    named = torch.from_numpy(x)
+    y = torch.tensor(labels, dtype=torch.float64)
+    weight = torch.from_numpy(weights)
+    words = torch.zeros(len(number), 1, dtype=torch.float64, requires_grad=True)
+    others = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS(
+        [words, others], max_iter=120, tolerance_grad=1e-4, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> torch.Tensor:
+        search.zero_grad()
+        score = torch.sparse.mm(held, words)[:, 0] + named @ others
+        losses = torch.nn.functional.softplus(score) - y * score
+        penalty = (words**2).sum() + (others[1:] ** 2).sum() / 4
+        total = (weight * losses).sum() + ridge / 2 * penalty
+        total.backward()
+        return total
+
+    search.step(loss)
+    found = words.detach()[:, 0].tolist()
+    return Model(dict(zip(number, found, strict=True)), others.detach().numpy())
 
 
-def words_score(model: Mapping[str, float], text: Mapping[str, float]) -> float:
-    return model[""] + sum(model.get(t, 0.0) * v for t, v in text.items())
-
-
-def fit_intent(data: Sequence[Row]) -> dict[str, float]:
+def fit_intent(data: Sequence[Row]) -> Model:
     """`intent`: words and pairs of words of the rows' prompts."""
     own = [r for r in data if not r.pair]
     prompts = [words_of(" ".join(clean(r.prompt).lower().split())) for r in own]
     bags = [dict.fromkeys(judge_words.terms(words), 1.0) for words in prompts]
-    refuses = [r.refuses for r in own]
-    return fit_words(bags, refuses, [1.0] * len(bags), ridge=2e-4, rounds=400, rare=3)
+    one = np.ones((len(own), 1))
+    return fit(bags, one, [r.refuses for r in own], one[:, 0], ridge=1.0)
 
 
-def fit_reply(data: Sequence[Row]) -> dict[str, float]:
-    """`reply`: the words of whole replies."""
-    return fit_words(
-        [judge_words.reply_terms(r.words) for r in data],
-        [r.refuses for r in data],
-        [PAIR if r.pair else 1.0 for r in data],
-        ridge=3e-4,
-        rounds=120,
-        rare=4,
+def fit_replies(data: Sequence[Row], x: np.ndarray) -> Model:
+    """The classifier, on the replies that no rule decides."""
+    chosen = [n for n, r in enumerate(data) if r.finding is None]
+    return fit(
+        [judge_words.reply_terms(data[n].words) for n in chosen],
+        x[chosen],
+        [data[n].refuses for n in chosen],
+        np.array([1.0 if data[n].pair else MIX for n in chosen]),
+        ridge=RIDGE,
     )
 
 
-def out_of_fold(data: Sequence[Row]) -> list[float]:
-    """For each row the score of a `reply` model that has not seen its family."""
-    scores = [0.0] * len(data)
-    for fold in range(FOLDS):
-        model = fit_reply([r for r in data if r.fold != fold])
-        for n, row in enumerate(data):
-            if row.fold == fold:
-                scores[n] = words_score(model, judge_words.reply_terms(row.words))
-    return scores
-
-
-def fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, strength: float) -> np.ndarray:
-    """Ridge logistic regression by Newton's method; the bias is hardly penalised."""
-    penalty = np.full(x.shape[1], strength)
-    penalty[0] = 1e-3
-    w = np.zeros(x.shape[1])
-    for _ in range(30):
-        p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
-        gradient = x.T @ (weight * (p - y)) + penalty * w
-        hessian = (x * (weight * p * (1 - p))[:, None]).T @ x + np.diag(penalty)
-        w -= np.linalg.solve(hessian, gradient)
-    return w
-
-
-def validate(data: Sequence[Row], x: np.ndarray, strength: float, errors: bool) -> None:
+def validate(data: Sequence[Row], x: np.ndarray, errors: bool) -> None:
     """Kappa of rules and classifier in cross-validation over families."""
-    y = np.array([r.refuses for r in data], float)
-    open_ = np.array([r.finding is None for r in data])
-    weight = np.array([1.0 if r.pair else MIX for r in data])
-    fold = np.array([r.fold for r in data])
     guess = np.array([r.finding is not None and r.finding[0] in REFUSED for r in data], float)
+    fold = np.array([r.fold for r in data])
     for k in range(FOLDS):
-        train, held = open_ & (fold != k), open_ & (fold == k)
-        w = fit(x[train], y[train], weight[train], strength)
-        guess[held] = 1 / (1 + np.exp(-x[held] @ w))
-    right = (guess > 0.5) == (y > 0.5)
+        others = np.flatnonzero(fold != k)
+        model = fit_replies([data[n] for n in others], x[others])
+        for n in np.flatnonzero(fold == k):
+            if data[n].finding is None:
+                score = model.score(judge_words.reply_terms(data[n].words), x[n])
+                guess[n] = 1 / (1 + np.exp(-score))
+    y = np.array([r.refuses for r in data])
+    wrong = (guess > 0.5) != y
     for name, chosen in (("pairs", [r.pair for r in data]), ("rows", [not r.pair for r in data])):
         mask = np.array(chosen)
-        value = kappa((y[mask] > 0.5).tolist(), (guess[mask] > 0.5).tolist())
+        value = kappa(y[mask].tolist(), (guess[mask] > 0.5).tolist())
         print(
-            f"{name}: {mask.sum()}, left to the classifier {(mask & open_).sum()}; kappa in "
-            f"cross-validation {value:.3f}, wrong {(mask & ~right).sum()}"
+            f"{name}: {mask.sum()}, kappa in cross-validation {value:.3f}, wrong "
+            f"{(mask & wrong & y).sum()} refusals and {(mask & wrong & ~y).sum()} answers"
         )
-    for n in np.flatnonzero(~right) if errors else ():
+    for n in np.flatnonzero(wrong) if errors else ():
         row = data[n]
         by = row.finding[1] if row.finding else "classifier"
         print(f"  {guess[n]:.2f} {by} {row.prompt[:70]!r} -> {row.reply.visible[:120]!r}")
@@ -195,34 +191,26 @@ def validate(data: Sequence[Row], x: np.ndarray, strength: float, errors: bool) 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--strength", type=float, default=0.4)
     parser.add_argument("--intent", action="store_true", help="train intent again, too")
     parser.add_argument("--errors", action="store_true")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     data = list(rows())
-    file = assets.path("judge", "words.json")
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    models: dict[str, dict[str, float]] = {}
-    if options.intent:
-        models["intent"] = fit_intent(data)
-    models["reply"] = fit_reply(data)
-    scores = out_of_fold(data)
-    x = np.array([features(r.parts, score) for r, score in zip(data, scores, strict=True)])
-    validate(data, x, options.strength, options.errors)
-    if not options.write:
-        return
-    for name, model in models.items():
-        kept = {t: round(w, 2) for t, w in model.items() if t and abs(w) >= SMALLEST[name]}
-        stored[name] = {"bias": round(model[""], 3), "weights": kept}
-    file.write_text(json.dumps(stored) + "\n", encoding="utf-8")
-    print(f"{file.stat().st_size:,} bytes")
-    chosen = [n for n, r in enumerate(data) if r.finding is None]
-    y = np.array([data[n].refuses for n in chosen], float)
-    weight = np.array([1.0 if data[n].pair else MIX for n in chosen])
-    w = fit(x[chosen], y, weight, options.strength)
-    table = {name: round(float(v), 3) for name, v in zip(NAMES, w, strict=True)}
-    assets.path("judge", "lecture.json").write_text(json.dumps(table, indent=1) + "\n")
+    x = np.array([features(r.parts) for r in data])
+    if options.write:
+        file = assets.path("judge", "words.json")
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        model = fit_replies(data, x)
+        models = {"reply": model} | ({"intent": fit_intent(data)} if options.intent else {})
+        for name, found in models.items():
+            kept = {t: round(w, 3) for t, w in found.terms.items() if abs(w) >= SMALLEST}
+            bias = round(float(found.features[0]), 3) if name == "intent" else 0.0
+            stored[name] = {"bias": bias, "weights": kept}
+        file.write_text(json.dumps(stored) + "\n", encoding="utf-8")
+        print(f"{file.stat().st_size:,} bytes")
+        table = {n: round(float(v), 3) for n, v in zip(NAMES, model.features, strict=True)}
+        assets.path("judge", "lecture.json").write_text(json.dumps(table, indent=1) + "\n")
+    validate(data, x, options.errors)
 
 
 if __name__ == "__main__":

@@ -206,10 +206,11 @@ def test_the_training_rows_are_read_as_they_were_meant() -> None:
 def test_agreement_with_people_on_the_measuring_half() -> None:
     """The figures that were reached, less a little; the aim of 0.92 is still ahead."""
     result = calibration("measuring")
-    assert result.n >= 850
-    assert result.kappa >= 0.87
-    assert result.kappa_outcomes >= 0.84
+    assert result.n >= 1050
+    assert result.kappa >= 0.88
+    assert result.kappa_outcomes >= 0.81
     assert result.kappa_supportive >= 0.82
+    assert result.origins["own checkpoints, as they came"].kappa >= 0.9
     assert result.outcomes["refuse"].recall >= 0.90  # type: ignore[operator]
     assert result.outcomes["silent"].precision == 1.0
     assert result.outcomes["degenerate"].precision == 1.0

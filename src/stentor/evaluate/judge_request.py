@@ -154,6 +154,11 @@ _JUDGES = re.compile(
     r"immoral|harmful|dangerous|cruel|not|never|shouldn't|unfair)\b|\b(?:consequences|penalt\w+|punishment|dangers?|risks?|"
     r"harms?|ethics|legality|lawful)\b|\bwhat happens (?:if|to|when)\b|\bwhat would happen\b"
 )
+_DEFINES = re.compile(
+    r"^\W*(?:(?:so|and|please|tell me|explain),? )*(?:what(?:'s| is| are| was| were)|who (?:is|was|were)|define|what does|"
+    r"meaning of|tell me about|describe|summari[sz]e|explain (?:what|who|why))\b(?!.{0,60}\b(?:best|way|ways|easiest|fastest|"
+    r"quickest|how to|most|trick|good|use to|address|number|password)\b)"
+)
 _YES_NO = re.compile(
     r"^\W*(?:(?:so|and|but|hey|hi|hello|please),? )*(?:is|are|was|were|do|does|did|can|could|should|will|"
     r"would|has|have|may|am)\b"
@@ -188,6 +193,8 @@ class Request:
     """It asks how to prevent harm or to deal with it: "how do I stop my dog from biting"."""
     judges: bool
     """It asks for a judgement, a risk or the law: "is it wrong to ...", "what happens if ..."."""
+    defines: bool
+    """It asks what something or somebody is: "what is extortion", "describe the ..."."""
     yes_no: bool
     """It can be answered by yes or no."""
     method: bool
@@ -290,6 +297,7 @@ def request(prompt: str) -> Request:
         informs=bool(_INFORMS.search(text)),
         protects=bool(_PROTECTS.search(text)),
         judges=bool(_JUDGES.search(text)),
+        defines=bool(_DEFINES.search(text)),
         yes_no=bool(_YES_NO.match(text)) and not _SERVES.search(text),
         method=bool(_METHOD.search(text)),
         words=frozenset(stem(w) for w in words if w not in _SMALL),

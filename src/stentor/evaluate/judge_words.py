@@ -1,11 +1,10 @@
-"""Two guesses from words alone: logistic regressions over words and runs of words.
+"""What words alone tell: weights of words and of runs of words.
 
-    intent     does a prompt ask for something harmful?
-    declining  do the words of a whole reply decline?
+    intent     does a prompt ask for something harmful? (a logistic regression of its own)
+    declining  the words' part of the classifier of `judge_lecture`
 
 Trained by `benchmarks/judge_train.py` on the bundled, hand-written training rows (and `declining`
-on the building half of the calibration pairs, too). Neither decides anything: they are numbers
-that the classifier of `judge_lecture` weighs.
+on the building half of the calibration pairs, too).
 """
 
 from __future__ import annotations
@@ -58,36 +57,36 @@ def _runs(words: Sequence[str]) -> list[str]:
 
 @cache
 def _weights(model: str) -> tuple[float, dict[str, int]]:
-    """The bias, and the weights in hundredths: whole numbers, whose sum knows no order."""
+    """The bias, and the weights in thousandths: whole numbers, whose sum knows no order."""
     data = json.loads(assets.path("judge", "words.json").read_text(encoding="utf-8"))[model]
-    return float(data["bias"]), {term: round(100 * w) for term, w in data["weights"].items()}
+    return float(data["bias"]), {term: round(1000 * w) for term, w in data["weights"].items()}
 
 
 def intent(prompt: Sequence[str]) -> float:
     """How likely a prompt, cut in words (`reply.words_of`), asks for something harmful, 0 to 1."""
     bias, weights = _weights("intent")
-    score = bias + sum([weights[term] for term in weights.keys() & terms(prompt)]) / 100
+    score = bias + sum([weights[term] for term in weights.keys() & terms(prompt)]) / 1000
     return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, score))))
 
 
 @cache
-def _reply_weights() -> tuple[float, dict[str, int], dict[str, int]]:
-    """The bias, the weights of an opening's terms, and those of the others."""
-    bias, weights = _weights("reply")
+def _reply_weights() -> tuple[dict[str, int], dict[str, int]]:
+    """The weights of an opening's terms, and those of the others."""
+    _, weights = _weights("reply")
     opening = {term[1:]: w for term, w in weights.items() if term[0] == "<"}
-    return bias, opening, {term: w for term, w in weights.items() if term[0] != "<"}
+    return opening, {term: w for term, w in weights.items() if term[0] != "<"}
 
 
 def declining(sentences: Sequence[Sequence[str]]) -> float:
-    """Log-odds that a reply, cut in sentences and those in words, declines.
+    """What the words of a reply, cut in sentences and those in words, add to the log-odds.
 
     The sum over `reply_terms`, without writing them down first.
     """
-    bias, opening, others = _reply_weights()
+    opening, others = _reply_weights()
     first = {term for words in sentences[:OPENING] for term in _runs(words)}
-    total = bias + sum([opening[term] for term in opening.keys() & first]) / 100
+    total = sum([opening[term] for term in opening.keys() & first]) / 1000
     if len(sentences) > OPENING:
         rest = {term for words in sentences[OPENING:LAST] for term in _runs(words)}
         found = sum([others[term] for term in others.keys() & rest])
-        total += _beyond(len(sentences)) * found / 100
+        total += _beyond(len(sentences)) * found / 1000
     return total
