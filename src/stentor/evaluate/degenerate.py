@@ -216,7 +216,7 @@ def foreign(text: str, words: list[str], prompt: str) -> str:
     if len(words) < 5:
         return ""
     known = english().known
-    share = sum(w in known for w in words) / len(words)
+    share = len([w for w in words if w in known]) / len(words)
     if share >= 0.5 or _NEEDS_LANGUAGE.search(prompt.lower()):
         return ""
     hits = sum(w in _FOREIGN for w in words)
