@@ -296,19 +296,19 @@ class Trained:
             for word in words:
                 self.holding[word].append(number)
 
-    def near(self, probe: str) -> list[int]:
+    def near(self, probe: str, share: float = NEAR) -> list[int]:
         """The numbers of all prompts that are too near.
 
-        They share all but 1 - NEAR of the probe's words, so one of its rarest few at least.
+        They share all but 1 - `share` of the probe's words, so one of its rarest few at least.
         """
         words = frozenset(normalise(probe).split())
         rarest = sorted(words, key=lambda word: len(self.holding.get(word, ())))
-        few = rarest[: len(words) - math.ceil(NEAR * len(words)) + 1]
+        few = rarest[: len(words) - math.ceil(share * len(words)) + 1]
         candidates = {number for word in few for number in self.holding.get(word, ())}
         return sorted(
             number
             for number in candidates
-            if len(words & self.sets[number]) >= NEAR * len(words | self.sets[number])
+            if len(words & self.sets[number]) >= share * len(words | self.sets[number])
         )
 
 
@@ -319,6 +319,22 @@ def test_no_prompt_of_a_suite_or_one_near_it_is_trained_on() -> None:
     trained = Trained(texts)
     near = [(row["prompt"], texts[n]) for row in PROBES for n in trained.near(row["prompt"])]
     assert near == []
+
+
+def test_no_two_prompts_of_a_kind_are_nearly_alike() -> None:
+    """Of single turns; a harmful prompt and its look-alike may differ in one word."""
+    for kind in FORMS:
+        texts = [
+            row["prompt"] for row in of_kind(ALL, kind) if len(row.get("prompt", "").split()) > 4
+        ]
+        trained = Trained(texts)
+        near = [
+            (text, texts[n])
+            for i, text in enumerate(texts)
+            for n in trained.near(text, 0.9)
+            if n > i
+        ]
+        assert near == []
 
 
 def test_the_search_finds_all_that_is_near() -> None:
