@@ -7,6 +7,7 @@ generator, so a reply does not depend on which others are in the batch.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -98,27 +99,37 @@ class Engine:
         done: Callable[[int], None] = lambda count: None,
     ) -> list[Reply]:
         """A reply to each conversation, in their order. `done` hears how many are finished."""
-        prompts = [self.prompt_ids(messages, system) for messages in conversations]
         if seeds is None:
-            seeds = [decoding.seed + number for number in range(len(prompts))]
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        replies: dict[int, Reply] = {}
-        for start in range(0, len(order), self._batch):
-            chosen = order[start : start + self._batch]
-            rows = [prompts[i] for i in chosen]
-            requests = [Request(rows[n], decoding, seeds[i]) for n, i in enumerate(chosen)]
-            streams: dict[Request, list[int]] = {request: [] for request in requests}
-            reasons: dict[Request, str] = {}
-            for drawn in self.tokens(requests):
-                streams[drawn.request].append(drawn.token)
-                if drawn.end:
-                    reasons[drawn.request] = drawn.end
-            for request, i in zip(requests, chosen, strict=True):
-                ids = tuple(streams[request])
-                text = self.chat.template.text(ids)
-                replies[i] = Reply(text, ids, reasons[request], len(request.ids))
-            done(len(replies))
-        return [replies[i] for i in range(len(prompts))]
+            seeds = [decoding.seed + number for number in range(len(conversations))]
+        requests = [
+            Request(self.prompt_ids(messages, system), decoding, seed, self._lead(messages, system))
+            for messages, seed in zip(conversations, seeds, strict=True)
+        ]
+        streams: dict[Request, list[int]] = {request: [] for request in requests}
+        reasons: dict[Request, str] = {}
+        running = self.running()
+        waiting = deque(sorted(requests, key=lambda request: len(request.ids)))
+        while waiting or running:
+            free = self._batch - len(running)
+            # several at a time, as joining costs a step; places left empty cost more
+            if waiting and (not running or free >= max(1, self._batch // 4)):
+                drawn = running.join([waiting.popleft() for _ in range(min(free, len(waiting)))])
+            else:
+                drawn = running.step()
+            finished = len(reasons)
+            for one in drawn:
+                streams[one.request].append(one.token)
+                if one.end:
+                    reasons[one.request] = one.end
+            if len(reasons) > finished:
+                done(len(reasons))
+        return [
+            Reply(
+                self.chat.template.text(streams[request]), tuple(streams[request]),
+                reasons[request], len(request.ids),
+            )
+            for request in requests
+        ]  # fmt: skip
 
     def stream(
         self, messages: Sequence[Message], decoding: Decoding, *, system: str | None = None

@@ -159,11 +159,16 @@ class Running:
 
     @staticmethod
     def _shared(requests: Sequence[Request]) -> int:
-        """How many first tokens all requests share, one of each left over; 0 when too few."""
+        """How many first tokens all requests share, one of each left over; 0 when too few.
+
+        No more than their system prompts, where they have some: those are what the next ones
+        share too.
+        """
         first, last = min(tuple(r.ids) for r in requests), max(tuple(r.ids) for r in requests)
         limit = min(len(request.ids) for request in requests) - 1
-        if len(requests) == 1:
-            limit = min(limit, requests[0].lead)
+        lead = min(request.lead for request in requests)
+        if lead or len(requests) == 1:
+            limit = min(limit, lead)
         count = 0
         while count < limit and first[count] == last[count]:
             count += 1
