@@ -133,6 +133,6 @@ def test_half_precision_models_decode_in_half_precision(tiny_model: LlamaForCaus
     rows = rows_of()
     decoder = TorchBackend(model)
     logits, cache = fill(decoder, rows)
-    assert cache.keys.dtype is torch.bfloat16 and "bfloat16" in decoder.name
+    assert cache.keys.dtype is torch.bfloat16 and "bf16" in decoder.name
     theirs = stock(model, rows).float()
     assert float((torch.tensor(logits) - theirs).abs().max()) < 0.25 * float(theirs.std())

@@ -6,6 +6,7 @@ for all of them (`sampling`), in numpy, so that a reply does not depend on what 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -37,6 +38,9 @@ class Backend(Protocol):
         """
 
 
+_places = itertools.count()
+
+
 class Cache:
     """Keys and values (layers, B, heads, room, size) and the length of each row.
 
@@ -50,6 +54,8 @@ class Cache:
         self._keys, self._values, self._lengths = keys, values, lengths
         self._zeros = zeros
         self.rows = len(lengths)
+        self.place = next(_places)
+        """Another number whenever rows stand elsewhere in memory than before."""
 
     @classmethod
     def empty(
@@ -87,6 +93,7 @@ class Cache:
         `add` or `keep`.
         """
         first, self.rows = self.rows, self.rows + count
+        self.place = next(_places)
         have, had = self._keys.shape[1], self.room
         if self.rows > have or room > had:
             # where rows come and go, storage grows in leaps, and seldom
@@ -121,6 +128,7 @@ class Cache:
                 part[:, gap] = part[:, moved]
             self._lengths[gap] = self._lengths[moved]
         self.rows = count
+        self.place = next(_places)
         return order
 
     def start_from(self, prefix: Cache) -> None:

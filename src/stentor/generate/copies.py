@@ -15,7 +15,7 @@ from stentor.errors import ParityError
 from stentor.generate.backend import Backend
 
 KINDS = ("fp32", "int8", "int4")
-VERSION = 1
+VERSION = 2
 """Goes up when the graph changes, so that older copies are made again."""
 _MOST = 1_000_000_000  # bytes of copies that are kept; those unused for longest go first
 

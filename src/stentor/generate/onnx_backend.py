@@ -55,7 +55,7 @@ class OnnxBackend:
         self._layers, shape = len(names) // 2, names[0].shape
         self._heads, self._size = int(shape[1]), int(shape[3])
         self._step = _Call(1, 1, self._vocabulary)
-        self._bound: tuple[tuple[int, ...], Any] = ((), None)
+        self._bound: tuple[int, Any] = (-1, None)
 
     def new_cache(self, rows: int, room: int) -> Cache:
         """An empty cache of `rows` rows of at most `room` tokens."""
@@ -83,15 +83,14 @@ class OnnxBackend:
 
     def _one_each(self, ids: Ints, cache: Cache) -> Floats:
         """One token for each row, with the memory that the call before was bound to."""
-        where = (cache.keys.ctypes.data, cache.values.ctypes.data, cache.rows, cache.room)
-        if self._bound[0] != where:
+        if self._bound[0] != cache.place:
             if len(self._step.ids) != cache.rows:
                 self._step = _Call(cache.rows, 1, self._vocabulary)
-            self._bound = where, self._binding(self._step, cache)
+            self._bound = cache.place, self._binding(self._step, cache)
         step = self._step
         step.ids[:] = ids
-        step.seen[:] = cache.lengths
-        step.total[0] = cache.lengths.max() + 1
+        step.seen[:] = lengths = cache.lengths
+        step.total[0] = lengths.max() + 1
         self._session.run_with_iobinding(self._bound[1])
         return step.logits
 

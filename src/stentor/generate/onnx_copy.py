@@ -39,6 +39,19 @@ class _Dense:
         return graph("Gather", graph.store(self._name, self._values), ids, axis=0)
 
 
+class _Blocks(Blocks):
+    """A weight in blocks whose rows are read by one operator, which browsers lack."""
+
+    def rows(self, graph: Graph, ids: str) -> str:
+        numbers, _ = self._stored(graph)
+        scales = graph.store(f"{self._name}.grid", self._scales[..., None])
+        found = graph(
+            "GatherBlockQuantized", numbers, ids, scales, domain=_MICROSOFT,
+            bits=self._bits, block_size=self._block, gather_axis=0, quantize_axis=2,
+        )  # fmt: skip
+        return graph("Reshape", found, graph.ints(0, 0, self._in))
+
+
 def draw(model: Any, kind: str) -> Any:
     """The ONNX model."""
     config = model.config
@@ -50,7 +63,7 @@ def draw(model: Any, kind: str) -> Any:
         )
 
     def matrix(name: str, values: Floats) -> Matrix:
-        return Blocks(name, values, bits=bits, block=BLOCK) if bits else _Dense(name, values)
+        return _Blocks(name, values, bits=bits, block=BLOCK) if bits else _Dense(name, values)
 
     weights, vectors = stored(model, matrix)
     return _build(config, weights, vectors, turns(model))
