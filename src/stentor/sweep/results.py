@@ -133,11 +133,7 @@ def _should_agree(report: Mapping[str, Any], seed: int) -> dict[tuple[str, ...],
         part = data["sources"][name]
         own = [str(part.get(f)) for f in ("use", "path", "hub", "config", "split", "kinds", "cap")]
         kept[f"the rows of source {name!r}", *common, *own] = source["hash"]
-    before = report["base_text_loss"]["before"]
-    if before is not None:  # the loss of the base itself: another base has another one
-        base = recipe["model"]["base"]
-        drawn = str(seed) if base.startswith("preset:") else ""
-        kept["the base or its text", base, str(recipe["base_text"]), drawn] = round(before, 4)
+    kept["the base", str(recipe["model"]["base"])] = report.get("base_sha256")
     return kept
 
 
@@ -181,15 +177,9 @@ def _cell(
 
 
 def _parameters(report: Mapping[str, Any]) -> int:
+    """Those of the model that comes out; an adapter is merged into it."""
     counted = report["parameters"]
-    return int(counted if report["kind"] == "pretrain" else _merged(report))
-
-
-def _merged(report: Mapping[str, Any]) -> int:
-    """The parameters of the model that comes out; an adapter is merged into it."""
-    counted = report["parameters"]
-    adapted = report["recipe"]["adapter"] is not None
-    return int(counted["total"] - (counted["trained"] if adapted else 0))
+    return int(counted if report["kind"] == "pretrain" else counted["merged"])
 
 
 def _examples(report: Mapping[str, Any]) -> int:
