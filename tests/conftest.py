@@ -248,7 +248,7 @@ def stentor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     command.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # longer, and its event loop is in the way of other tests'
 def chromium() -> Iterator[Any]:
     """A headless browser, for tests of what a person sees; they are skipped where there is none."""
     playwright = pytest.importorskip("playwright.sync_api")

@@ -291,7 +291,7 @@ def small(write_rows: Callable[..., Path]) -> Callable[..., Path]:
             "phases": [{
                 "name": "only", "mix": {"rows": 99}, "batch": 2, "schedule": {"warmup": 0},
             }],
-            "train": {"checkpoint_every": 1},
+            "train": {"checkpoint_every": 1, "energy": False},
         }  # fmt: skip
         return write_rows("small.yaml", [recipe | changes])
 

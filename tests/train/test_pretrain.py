@@ -67,7 +67,7 @@ def recipe_of(corpus: Path, **changes: Any) -> dict[str, Any]:
         "schedule": {"shape": "wsd", "warmup": 0.0, "decay": 0.5},
         "evaluate_every": 3,
         "evaluate_windows": 2,
-        "train": {"checkpoint_every": 3},
+        "train": {"checkpoint_every": 3, "energy": False},
     } | changes
 
 
