@@ -11,8 +11,8 @@
 
 Rules over the whole reply, in this order: silence, loops, echo, foreign language, gibberish, spoken
 refusals (against how much real answer stands beside them), disclaimers, lectures. No network, no
-model; 2,000 replies a second and more on one core. How well it does is measured in the open by
-`stentor.evaluate.calibration`. Raise JUDGE_VERSION with every change that can change a verdict.
+language model. How well it does is measured in the open by `stentor.evaluate.calibration`, how fast
+by `benchmarks/judge_speed.py`. Raise JUDGE_VERSION with every change that can change a verdict.
 """
 
 from __future__ import annotations
