@@ -2,9 +2,9 @@
 
     python benchmarks/judge_speed.py [--rounds 7]
 
-Judges the building half of the calibration pairs, each reply once a round, with the cache of prompts
-emptied before each. Prints processor time's median and range, so that other programs on the machine
-disturb it little (they still share its caches). Import and the reading of the weights are left out.
+Judges the building half of the calibration pairs, each reply once a round, with the cache of
+prompts emptied before each. Prints processor time's median and range, so that other programs on the
+machine disturb it little (they still share its caches). Import and reading the weights are left out.
 """
 
 from __future__ import annotations
