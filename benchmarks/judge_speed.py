@@ -3,8 +3,8 @@
     python benchmarks/judge_speed.py [--rounds 7]
 
 Judges the building half of the calibration pairs, each reply once a round, with the cache of
-prompts emptied before each. Prints processor time's median and range, so that other programs on the
-machine disturb it little (they still share its caches). Import and reading the weights are left out.
+prompts emptied before each. Prints the median and range by processor time, so that other programs
+disturb it little (they still share the caches). Import and reading the weights are left out.
 """
 
 from __future__ import annotations
