@@ -342,14 +342,17 @@ def test_the_command_says_where_it_serves_and_ends_with_0(number: int) -> None:
         [command, "serve", "preset:stentor-2m", "--port", "0"], stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
-    line = process.stderr.readline()
-    assert line.startswith("serving preset:stentor-2m at http://127.0.0.1:")
-    url = line.split(" at ")[1].split()[0]
-    assert until(lambda: answers(url))
-    process.send_signal(number)
-    assert process.wait(30) == 0
-    assert process.stderr.read() == ""
-    process.stderr.close()
+    with process, process.stderr:
+        try:
+            line = process.stderr.readline()
+            assert line.startswith("serving preset:stentor-2m at http://127.0.0.1:")
+            url = line.split(" at ")[1].split()[0]
+            assert until(lambda: answers(url), 60)
+            process.send_signal(number)
+            assert process.wait(60) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
 
 
 def answers(url: str) -> bool:
