@@ -51,14 +51,17 @@ async def stream(client: httpx.AsyncClient, number: int, tokens: int = TOKENS) -
     }  # fmt: skip
     used = 0
     async with client.stream("POST", "/v1/completions", json=asked) as answer:
+        answer.raise_for_status()
         async for line in answer.aiter_lines():
             if line.startswith("data: {"):
                 usage = json.loads(line[6:]).get("usage")
                 used = usage["completion_tokens"] if usage else used
+    if not used:
+        raise SystemExit("a reply was not complete; the machine is too busy to measure")
     return used
 
 
-def used(process: subprocess.Popen[str]) -> float:
+def worked(process: subprocess.Popen[str]) -> float:
     """Seconds of processor that a process has used so far, all its threads together."""
     fields = (
         Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
@@ -70,11 +73,11 @@ async def rates(
     client: httpx.AsyncClient, process: subprocess.Popen[str], streams: int, rounds: int
 ) -> tuple[float, float]:
     """Tokens a second of the clock, and of the server's processor, of `streams` at once."""
-    started, before, tokens = time.perf_counter(), used(process), 0
+    started, before, tokens = time.perf_counter(), worked(process), 0
     for turn in range(rounds):
         numbers = range(turn * streams, (turn + 1) * streams)
         tokens += sum(await asyncio.gather(*(stream(client, n) for n in numbers)))
-    return tokens / (time.perf_counter() - started), tokens / (used(process) - before)
+    return tokens / (time.perf_counter() - started), tokens / (worked(process) - before)
 
 
 async def measure(url: str, process: subprocess.Popen[str]) -> None:
