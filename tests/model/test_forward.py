@@ -356,6 +356,23 @@ def test_head_loss_equals_cross_entropy_in_value_and_gradients(
     torch.testing.assert_close(weight.grad, weight2.grad, rtol=1e-4, atol=1e-5)
 
 
+def test_under_autocast_the_head_multiplies_in_bf16_and_gives_gradients_in_fp32(
+    scored: Callable[[], tuple[Tensor, Tensor, Tensor]],
+) -> None:
+    exact, rounded = scored(), scored()
+    wanted, _ = head_loss(*exact, chunk=7)
+    wanted.backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        total, each = head_loss(*rounded, chunk=7)
+    total.backward()
+    assert total.dtype == each.dtype == torch.float32
+    assert 0 < abs(float((total - wanted).detach())) < 0.01 * float(wanted.detach())
+    for mine, theirs in zip(rounded[:2], exact[:2], strict=True):
+        assert mine.grad is not None and theirs.grad is not None
+        assert mine.grad.dtype == torch.float32
+        assert float((mine.grad - theirs.grad).norm() / theirs.grad.norm()) < 0.02
+
+
 @pytest.mark.parametrize("frozen", ["hidden", "weight", "both"])
 def test_head_loss_gives_gradients_only_where_they_are_wanted(
     scored: Callable[[], tuple[Tensor, Tensor, Tensor]], frozen: str

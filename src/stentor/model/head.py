@@ -12,7 +12,8 @@ class _HeadLoss(torch.autograd.Function):
     """Sum of cross entropies of `hidden` @ `weight`.T against `targets`, in chunks.
 
     The gradients are formed chunk by chunk while the logits are at hand, so the backward
-    pass multiplies nothing again, and only `chunk` × vocabulary logits exist at a time.
+    pass multiplies nothing again, and only `chunk` × vocabulary logits exist at a time. The
+    products are in the precision `compute`.
     """
 
     @staticmethod
@@ -24,6 +25,7 @@ class _HeadLoss(torch.autograd.Function):
         offset: Tensor | None,
         token_weights: Tensor | None,
         chunk: int,
+        compute: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
@@ -31,10 +33,16 @@ class _HeadLoss(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight) if needs_weight else None
         on_cpu = hidden.device.type == "cpu"
         buffer = hidden.new_empty(min(chunk, len(targets)), weight.shape[0])
+        halved = compute is not hidden.dtype
+        head = weight.to(compute)
         for start in range(0, len(targets), chunk):
             part = slice(start, min(start + chunk, len(targets)))
-            rows, wanted = hidden[part], targets[part]
-            logits = torch.mm(rows, weight.t(), out=buffer[: len(rows)])
+            rows, wanted = hidden[part].to(compute), targets[part]
+            logits = buffer[: len(rows)]
+            if halved:
+                logits.copy_(rows @ head.t())
+            else:
+                torch.mm(rows, head.t(), out=logits)
             if offset is not None:
                 logits.add_(offset)
             top = logits.amax(dim=-1, keepdim=True)
@@ -49,9 +57,12 @@ class _HeadLoss(torch.autograd.Function):
             probabilities.scatter_add_(1, wanted[:, None], -ones)
             if token_weights is not None:
                 probabilities.mul_(token_weights[part, None])
+            probabilities = probabilities.to(compute)
             if grad_hidden is not None:
-                torch.mm(probabilities, weight, out=grad_hidden[part])
-            if grad_weight is not None:
+                grad_hidden[part] = probabilities @ head
+            if grad_weight is not None and halved:
+                grad_weight += probabilities.t() @ rows
+            elif grad_weight is not None:
                 grad_weight.addmm_(probabilities.t(), rows)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.mark_non_differentiable(losses)
@@ -65,10 +76,7 @@ class _HeadLoss(torch.autograd.Function):
         return (
             None if grad_hidden is None else grad_hidden * scale,
             None if grad_weight is None else grad_weight * scale,
-            None,
-            None,
-            None,
-            None,
+            *[None] * 5,
         )
 
 
@@ -85,9 +93,13 @@ def head_loss(
 
     hidden (M, H): normalised states at the supervised places; weight (V, H): the head;
     offset (V,): added to the logits; token_weights (M,): of each in the sum (1). Only the sum
-    carries a gradient.
+    carries a gradient. Under autocast to bfloat16 the products are in it, the softmax is not.
     """
-    out: tuple[Tensor, Tensor] = _HeadLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, targets, offset, token_weights, chunk
-    )
+    device, compute = hidden.device.type, hidden.dtype
+    if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.bfloat16:
+        compute = torch.bfloat16  # not float16: gradients are formed here, before they are scaled
+    with torch.autocast(device, enabled=False):
+        out: tuple[Tensor, Tensor] = _HeadLoss.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, targets, offset, token_weights, chunk, compute
+        )
     return out
