@@ -67,7 +67,7 @@ def recipe(options: argparse.Namespace, dropout: float, forward: str) -> Any:
             "dropout": dropout, "evaluate_every": None, "ema": None,
         }
     )  # fmt: skip
-    held_out = {"hold_out": 0.0, "hold_out_at_least": options.held_out}
+    held_out = {"hold_out": 1e-6, "hold_out_at_least": options.held_out}
     precision = "fp32" if forward == "plain" else "auto"
     return whole.model_copy(
         update={

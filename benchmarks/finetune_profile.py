@@ -28,10 +28,13 @@ from stentor.train.loop import token_loss
 
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm"),
-    "attention": ("aten::_scaled_dot_product",),
+    "attention": ("aten::_scaled_dot_product", "_Attention"),
     "random numbers and masks": ("aten::random_", "aten::bernoulli_", "aten::gt", "aten::ge"),
-    "exponentials of the head and its sums": ("aten::exp_", "aten::amax", "aten::sub_"),
-}
+    "softmax of the head": ("aten::_softmax", "aten::amax"),
+    "sigmoid of the feed-forward": ("aten::sigmoid",),
+    "other passes over memory": ("aten::mul", "aten::add", "aten::copy_", "aten::fill_"),
+}  # an event belongs to the first kind that a beginning of its name is listed for
+REST = "all else (calls, small tensors)"
 
 
 def main() -> None:
@@ -69,13 +72,13 @@ def main() -> None:
     print(f"{options.examples} examples, {batch.tokens:,} tokens in {len(batch.parts)} streams, "
           f"{batch.supervised:,} supervised; dropout {phase.dropout:g}: "
           f"{options.examples / seconds:.1f} samples/s\n")  # fmt: skip
+    shares = dict.fromkeys([*KINDS, REST], 0.0)
+    for event in events:
+        kind = next((k for k, names in KINDS.items() if event.key.startswith(names)), REST)
+        shares[kind] += event.self_cpu_time_total / total
     print("| work | share |\n| --- | --- |")
-    rest = 1.0
-    for kind, names in KINDS.items():
-        share = sum(e.self_cpu_time_total for e in events if e.key.startswith(names)) / total
-        rest -= share
+    for kind, share in shares.items():
         print(f"| {kind} | {100 * share:.1f} % |")
-    print(f"| all else (element-wise passes, copies, calls) | {100 * rest:.1f} % |")
     products = [e for e in events if e.key in KINDS["matrix products"] and e.flops]
     rate = sum(e.flops for e in products) / sum(e.self_cpu_time_total for e in products) / 1e3
     print(f"\nmatrix products: {rate:.0f} GFLOP/s; large ones alone: {limit():.0f} GFLOP/s")
