@@ -125,6 +125,20 @@ def test_a_person_can_talk_to_it(runtime: Any, loaded: LoadedModel) -> None:
     assert page.inner_text("#room").endswith("of 512 tokens")
 
 
+def test_the_models_system_prompt_is_there_unless_another_is_given(
+    runtime: Any, loaded: LoadedModel
+) -> None:
+    user = {"role": "user", "content": "Hi"}
+
+    def prompt_tokens(*messages: dict[str, str]) -> int:
+        asked = {"do": "reply", "messages": list(messages), "settings": {"max_tokens": 1}}
+        return int(runtime.ask(asked)["promptTokens"])
+
+    own, none = Engine(loaded).count([user]), Engine(loaded).count([user], "")
+    assert prompt_tokens(user) == own > none
+    assert prompt_tokens({"role": "system", "content": ""}, user) == none
+
+
 def test_a_reply_can_be_stopped_and_a_message_be_too_long(runtime: Any) -> None:
     page = runtime.page
     page.click("#new")

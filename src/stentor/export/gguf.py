@@ -18,6 +18,7 @@ import numpy as np
 
 from stentor.errors import InputError
 from stentor.export.format import Floats, Provenance, Runtime
+from stentor.export.llama_cpp_runtime import plain_jinja
 
 _BY_LLAMA_CPP = {"q4_k_m": 15, "q5_k_m": 17, "q6_k": 18}
 """Types that only llama.cpp's quantiser makes, with their numbers in its `llama_ftype`."""
@@ -111,11 +112,7 @@ def _add_tokenizer(writer: Any, loaded: Any) -> None:
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(True)
-    # what marks the reply for training is no part of Jinja proper
-    template = tokenizer.chat_template
-    for tag in ("{%- generation -%}", "{%- endgeneration -%}"):
-        template = template.replace(tag, "")
-    writer.add_chat_template(template)
+    writer.add_chat_template(plain_jinja(tokenizer.chat_template))
 
 
 def pieces(tokenizer: Any) -> tuple[list[bytes], list[float], list[int]]:

@@ -25,6 +25,16 @@ def module() -> Any:
     return llama_cpp
 
 
+def plain_jinja(template: str) -> str:
+    """A template without the tags that mark the reply for training: no part of Jinja proper.
+
+    llama.cpp passes over them; the Jinja of Python does not.
+    """
+    for tag in ("{%- generation -%}", "{%- endgeneration -%}"):
+        template = template.replace(tag, "")
+    return template
+
+
 class LlamaCppRuntime:
     """A GGUF file in llama.cpp, on the CPU, one sequence at a time."""
 
@@ -61,7 +71,8 @@ class LlamaCppRuntime:
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True
         )
-        template = environment.from_string(self._model.meta_val_str("tokenizer.chat_template"))
+        stored = self._model.meta_val_str("tokenizer.chat_template")
+        template = environment.from_string(plain_jinja(stored))
         text = template.render(
             messages=list(messages), bos_token="<s>", eos_token="</s>",
             add_generation_prompt=messages[-1]["role"] == "user",

@@ -128,14 +128,15 @@ const breathe = () => new Promise((resolve) => { channel.port1.onmessage = resol
 const deeds = {
   async models() {
     const { name, window, system, defaults } = await facts;
-    return [{ id: name, window, system, defaults }];
+    return [{ id: name, window, system: system || null, defaults }];
   },
 
   async reply({ messages, settings, number }) {
-    const { defaults } = await facts;
+    const { defaults, system, window } = await facts;
     const opened = await ready;
     const wanted = { ...defaults, max_tokens: defaults.max_new_tokens, ...settings };
-    const { ids, dropped } = fitting(opened.template, messages, (await facts).window, wanted.max_tokens);
+    const own = messages.some(({ role }) => role === "system") ? [] : [{ role: "system", content: system }];
+    const { ids, dropped } = fitting(opened.template, [...own, ...messages], window, wanted.max_tokens);
     const spelling = new Spelling(opened.template);
     const give = (piece) => piece && postMessage({ number, piece });
     const { drawn, reason } = await generate(opened, ids, wanted, async (token) => {

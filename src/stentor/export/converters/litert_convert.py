@@ -74,9 +74,12 @@ def stamp(source: Path, target: Path, metadata: dict[str, str]) -> None:
         entry = schema.MetadataT()
         entry.name, entry.buffer = key, len(model.buffers) - 1
         model.metadata.append(entry)
-    schema.BufferT.Pack = _pack_aligned
     builder = flatbuffers.Builder(len(raw) + (1 << 20))
-    builder.Finish(model.Pack(builder), b"TFL3")
+    plain, schema.BufferT.Pack = schema.BufferT.Pack, _pack_aligned
+    try:
+        builder.Finish(model.Pack(builder), b"TFL3")
+    finally:
+        schema.BufferT.Pack = plain
     target.write_bytes(builder.Output())
 
 
