@@ -162,6 +162,7 @@ def test_a_missing_model_is_told(runtime: Any, folder: Path, tmp_path: Path) -> 
     (broken / "model" / "stentor.json").unlink()
     runtime._server.RequestHandlerClass.keywords["directory"] = str(broken)
     page = runtime._browser.new_page()
+    page.set_default_timeout(300_000)
     page.goto(runtime.url)
     page.wait_for_selector("#notice.problem")
     assert page.inner_text("#notice").startswith("The model can't be loaded: ./model/stentor.json")

@@ -114,7 +114,7 @@ class BrowserRuntime:
     def first_token(self, text: str) -> float:
         """Seconds from opening the page to the first piece of a reply, the browser's cache empty.
 
-        The message is sent as a person would, by the page's own field, at once.
+        The message is sent as a person would, by the page's own field, once the page takes it.
         """
         context = self._browser.new_context()
         page = context.new_page()

@@ -38,7 +38,7 @@ function post(what, onText) {
 /** For the check that `stentor export` makes of the page. */
 export const ask = (what) => post(what).result;
 
-/** Answers before the weights are there: a message can be sent while they load. */
+/** Answers when the weights are there; `onProgress` hears of them until then. */
 export async function models(onProgress = () => {}) {
   progress = onProgress;
   return await ask({ do: "models" });

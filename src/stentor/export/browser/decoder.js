@@ -21,7 +21,7 @@ ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardw
 
 const facts = json("./model/stentor.json");
 const ready = load();
-ready.catch(() => {}); // told to whoever asks for a reply
+ready.catch(() => {}); // told to whoever asks
 
 async function load() {
   const [model, template] = await Promise.all([openModel(), openTemplate()]);
@@ -36,9 +36,30 @@ async function openTemplate() {
 }
 
 async function openModel() {
-  const bytes = new Uint8Array(await (await fetched("./model/model.onnx")).arrayBuffer());
+  const bytes = await downloaded("./model/model.onnx");
+  postMessage({ progress: "Preparing the model …" });
   const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"], logSeverityLevel: 3 });
   return new Model(session, await facts);
+}
+
+/** The bytes of a file, with a line for people while they come. */
+async function downloaded(name) {
+  const answer = await fetched(name);
+  const all = Number(answer.headers.get("Content-Length")), parts = [];
+  let size = 0, told = -1;
+  for (const reader = answer.body.getReader(); ;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    parts.push(value);
+    size += value.length;
+    const tenth = all ? Math.min(10, Math.floor((10 * size) / all)) : 0;
+    if (tenth !== told) postMessage({ progress: all ? `Loading the model … ${10 * tenth} %` : "Loading the model …" });
+    told = tenth;
+  }
+  const bytes = new Uint8Array(size);
+  let place = 0;
+  for (const part of parts) { bytes.set(part, place); place += part.length; }
+  return bytes;
 }
 
 class Model {
@@ -128,6 +149,7 @@ const breathe = () => new Promise((resolve) => { channel.port1.onmessage = resol
 const deeds = {
   async models() {
     const { name, window, system, defaults } = await facts;
+    await ready;
     return [{ id: name, window, system: system || null, defaults }];
   },
 
