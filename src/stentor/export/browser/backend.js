@@ -41,7 +41,11 @@ export const ask = (what) => post(what).result;
 /** Answers when the weights are there; `onProgress` hears of them until then. */
 export async function models(onProgress = () => {}) {
   progress = onProgress;
-  return await ask({ do: "models" });
+  try {
+    return await ask({ do: "models" });
+  } finally {
+    progress = () => {}; // or it would write over what failed
+  }
 }
 
 export async function reply(model, messages, settings, onText, signal) {
