@@ -66,7 +66,7 @@ def document(out: str) -> Any:
 
 def problems(err: str) -> str:
     """Standard error without the lines that say what decodes."""
-    told = ("decoding: ", "made a copy for ONNX Runtime, ")
+    told = ("decoding: ", "making a copy for ONNX Runtime, ")
     return "".join(line for line in err.splitlines(keepends=True) if not line.startswith(told))
 
 

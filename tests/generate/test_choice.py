@@ -50,7 +50,7 @@ def said(name: str, backend: str = "auto") -> tuple[Any, list[str]]:
 def test_the_copy_is_made_once_and_replies_are_those_of_torch(saved: str, cache: Path) -> None:
     first, told = said(saved)
     (file,) = cache.iterdir()
-    assert told[0].startswith("made a copy for ONNX Runtime, ") and told[0].endswith(str(file))
+    assert told[0] == f"making a copy for ONNX Runtime, once: {file}"
     assert told[1].startswith("decoding: ONNX Runtime ") and ", fp32, " in told[1]
     second, told = said(saved)
     assert len(told) == 1
@@ -93,7 +93,7 @@ def test_a_cache_that_can_not_be_written_leaves_torch(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("STENTOR_CACHE", str(tmp_path / "file"))
     _, told = said(saved)
-    assert told[0].startswith("decoding: torch ") and "can't be kept" in told[0]
+    assert told[-1].startswith("decoding: torch ") and "can't be kept" in told[-1]
     with pytest.raises(InputError, match="set STENTOR_CACHE to another folder"):
         said(saved, "onnx")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -163,7 +162,7 @@ def _onnx(source: _Source, backend: str, tell: Tell) -> Backend:
         else:
             copies.note_use(file)
             return found
-    start = time.monotonic()
+    tell(f"making a copy for ONNX Runtime, once: {file}")
     model = source.load().model
     copies.make(model, kind, file)
     made = OnnxBackend(file, kind, source.window)
@@ -173,8 +172,6 @@ def _onnx(source: _Source, backend: str, tell: Tell) -> Backend:
         except BaseException:
             file.unlink()
             raise
-    size, seconds = file.stat().st_size / 1e6, time.monotonic() - start
-    tell(f"made a copy for ONNX Runtime, {size:.0f} MB, once, in {seconds:.1f} s: {file}")
     return made
 
 
