@@ -31,6 +31,7 @@ from pydantic_core import PydanticUndefined
 from stentor import cli, recipe
 from stentor.report import limits, tables
 from stentor.report.card import read_report
+from stentor.sweep import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -69,17 +70,19 @@ API: dict[str, tuple[str, ...]] = {
 
 
 def recipes_page() -> str:
-    """Every field of both kinds of recipe."""
+    """Every field of both kinds of recipe, and of a sweep."""
     parts = [
         NOTE, "# The fields of a recipe",
         "A recipe is a YAML file. What is not given takes its default; a field that does not exist "
         "is refused with the nearest name. Any field can be changed on the command line: "
-        "`--set phases.1.learning_rate=1e-3`. The resolved recipe of a run is its `recipe.yaml`.",
+        "`--set phases.main.learning_rate=1e-3`; an entry of a list goes by its name or number, "
+        "null removes it, `+` adds one. The resolved recipe of a run is its `recipe.yaml`.",
     ]  # fmt: skip
-    notes = _notes(Path(inspect.getfile(recipe)))
+    notes = _notes(Path(inspect.getfile(recipe))) | _notes(Path(inspect.getfile(plan)))
     for kind, title in (
         (recipe.Recipe, "Fine-tuning (`stentor train`)"),
         (recipe.PretrainRecipe, "Pretraining (`stentor pretrain`)"),
+        (plan.SweepPart, "Sweeps (`stentor sweep`)"),
     ):
         parts.append(f"## {title}")
         for path, part in _parts(kind):
