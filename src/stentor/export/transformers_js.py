@@ -34,7 +34,11 @@ class TransformersJs:
         if node is None:
             raise MissingProgram("transformers.js needs Node.js, which is not here")
         modules = node_modules(PACKAGES, "transformers.js")
-        command = [node, str(_SCRIPT), str(modules), str(folder.resolve()), dtype]
+        # it takes a name with a dot in front, as a copy has until it is delivered, for no model
+        self._place = tempfile.TemporaryDirectory()
+        link = Path(self._place.name) / "model"
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+        command = [node, str(_SCRIPT), str(modules), str(link), dtype]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
@@ -81,3 +85,4 @@ class TransformersJs:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._errors.close()
+        self._place.cleanup()
