@@ -27,7 +27,7 @@ test: dev  ## lint, types and tests (under 6 minutes on 2 cores)
 	$(BIN)/ruff check src tests benchmarks docs/generate.py
 	$(BIN)/ruff format --check src tests benchmarks docs/generate.py
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 install: $(VENV)/.installed  ## the virtual environment with the command stentor
 

@@ -47,7 +47,7 @@ def write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
 
 WRITERS: dict[str, Callable[[Path, list[dict[str, Any]]], Any]] = {
     ".jsonl": lambda path, rows: path.write_bytes(json_lines(rows)),
-    ".jsonl.gz": lambda path, rows: path.write_bytes(gzip.compress(json_lines(rows))),
+    ".jsonl.gz": lambda path, rows: path.write_bytes(gzip.compress(json_lines(rows), mtime=0)),
     ".jsonl.zst": lambda path, rows: path.write_bytes(zstandard.compress(json_lines(rows))),
     ".json": lambda path, rows: path.write_text(json.dumps(rows, indent=1)),
     ".json.gz": lambda path, rows: path.write_bytes(gzip.compress(json.dumps(rows).encode())),
@@ -186,7 +186,7 @@ def test_bad_entries_of_a_json_array_are_listed() -> None:
 
 
 ARCHIVES = {
-    "a.jsonl.gz": gzip.compress(json_lines(ROWS * 40)),
+    "a.jsonl.gz": gzip.compress(json_lines(ROWS * 40), mtime=0),
     "a.jsonl.zst": zstandard.compress(json_lines(ROWS * 40)),
 }
 
@@ -215,7 +215,11 @@ def test_a_damaged_byte_in_a_gzip_file_is_an_error(share: float, flip: int) -> N
     [
         ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', "'utf-8' codec can't decode byte 0xe9"),
         ("a.json", b'[{"a": "\xe9"}]', "'utf-8' codec can't decode byte 0xe9"),
-        ("a.jsonl.gz", gzip.compress(b'{"a": "\xe9"}'), "'utf-8' codec can't decode byte 0xe9"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"a": "\xe9"}', mtime=0),
+            "'utf-8' codec can't decode byte 0xe9",
+        ),
         ("a.jsonl.gz", b'{"a": 1}\n', "Not a gzipped file"),
         ("a.jsonl.zst", b'{"a": 1}\n', "Unknown frame descriptor"),
         ("a.json", b'[{"a": 1}, ', "Expecting value: line 1 column 12"),
