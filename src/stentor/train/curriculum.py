@@ -75,8 +75,7 @@ def fine_tune(
         meter = Meter(run.path, recipe.train, processes=computer.processes, on=main)
         tracking = Tracking(track if main else (), run, recipe.model_dump(mode="json"))
         with meter, tracking:
-            work = _Curriculum(recipe, run, computer, display, meter, tracking)
-            work.whole_path = whole_path
+            work = _Curriculum(recipe, run, computer, display, meter, tracking, whole_path)
             work.work(resume=resume)
     return run
 
@@ -86,11 +85,10 @@ class _Curriculum:
 
     def __init__(
         self, recipe: Recipe, run: RunDir, computer: Machine, display: Display, meter: Meter,
-        tracking: Tracking,
+        tracking: Tracking, whole_path: bool,
     ) -> None:  # fmt: skip
         self.recipe, self.run, self.machine, self.display = recipe, run, computer, display
-        self.meter, self.tracking = meter, tracking
-        self.whole_path = True
+        self.meter, self.tracking, self.whole_path = meter, tracking, whole_path
 
     def work(self, *, resume: bool) -> None:
         recipe = self.recipe
