@@ -8,12 +8,26 @@ that remain are written out, gradients included.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+_draws = threading.local()
+
+
+@contextmanager
+def dropout_from(seed: int) -> Iterator[None]:
+    """Dropout on a CPU is drawn from a generator of this block's own, in this thread alone."""
+    _draws.generator = torch.Generator().manual_seed(seed)
+    try:
+        yield
+    finally:
+        _draws.generator = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +156,8 @@ def _kept(x: Tensor, rate: float, dtype: torch.dtype) -> tuple[Tensor, float]:
     if x.device.type != "cpu":
         return torch.empty_like(x, dtype=dtype).bernoulli_(1 - rate), rate
     dropped = max(1, round(rate * 65_536))
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64)
+    words.random_(-(2**63), None, generator=getattr(_draws, "generator", None))
     numbers = words.view(torch.int16)[: x.numel()].view(x.shape)
     kept = torch.empty(x.shape, dtype=dtype)
     return torch.gt(numbers, dropped - 32_769, out=kept), dropped / 65_536

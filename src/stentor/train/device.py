@@ -47,6 +47,11 @@ class Machine:
         """How many tokens of a micro-batch it works through fastest; None: any number."""
         return 2048 if self.device.type == "cpu" else None
 
+    @property
+    def lanes(self) -> int:
+        """How many micro-batches it works through at a time."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 1
+
     def agreed(self, decide: Callable[[], T]) -> T:
         """What the main process decides, in all processes."""
         if self.processes == 1:

@@ -21,10 +21,12 @@ from stentor.errors import TrainingError
 from stentor.model.forward import bare, hidden_states
 from stentor.model.head import head_loss
 from stentor.model.layout import padded_rows
+from stentor.model.lora import dropout_from
 from stentor.train import checkpoint as checkpoints
 from stentor.train.device import Machine
 from stentor.train.display import Display
 from stentor.train.ema import MovingAverage, copy_into
+from stentor.train.lanes import Lanes
 from stentor.train.optimiser import set_rates
 from stentor.train.rundir import RunDir
 
@@ -134,38 +136,41 @@ def train(
         first, outcome, best = _restore(job, resume, scaler)
     job.model.train()
     display.new_phase()
-    for step in range(first, job.steps):
-        started = time.perf_counter()
-        batch = job.stream.batch(step)
-        torch.manual_seed(_step_seed(job.seed, job.number, step))
-        factor = job.rate(step)
-        set_rates(job.optimisers, factor)
-        loss = _backward(job, batch, machine, scaler, step)
-        norm = _update(job, machine, scaler, step)
-        if job.ema is not None:
-            job.ema.update(job.parameters)
-        seconds = time.perf_counter() - started
-        outcome.seconds += seconds
-        outcome.tokens += batch.tokens
-        outcome.examples += batch.examples
-        facts = {
-            "loss": loss,
-            "rate": job.optimisers[-1].param_groups[0]["lr"],
-            "gradient_norm": norm,
-            "examples": batch.examples,
-            "tokens": batch.tokens,
-            "supervised": batch.supervised,
-            "seconds": round(seconds, 4),
-        }
-        done = step + 1
-        if job.evaluate is not None and _due(job, done):
-            facts["evaluation"] = _evaluate(job, outcome, best, done)
-            display.say(f"{job.name} {done}/{job.steps} {_spoken(facts['evaluation'])}")
-        if machine.is_main:
-            run.log(phase=job.number, step=step, name=job.name, **facts)
-            display.step(job.name, done, job.steps, facts)
-            if done % job.checkpoint_every == 0 and done < job.steps:
-                _save(job, run, outcome, best, done, names, scaler)
+    # the forward of transformers draws its dropout from one generator, part after part
+    threads = 1 if job.objective is plain_token_loss else machine.lanes
+    with Lanes(job.model, job.parameters, threads) as lanes:
+        for step in range(first, job.steps):
+            started = time.perf_counter()
+            batch = job.stream.batch(step)
+            torch.manual_seed(_step_seed(job.seed, job.number, step))
+            factor = job.rate(step)
+            set_rates(job.optimisers, factor)
+            loss = _backward(job, batch, machine, scaler, step, lanes)
+            norm = _update(job, machine, scaler, step)
+            if job.ema is not None:
+                job.ema.update(job.parameters)
+            seconds = time.perf_counter() - started
+            outcome.seconds += seconds
+            outcome.tokens += batch.tokens
+            outcome.examples += batch.examples
+            facts = {
+                "loss": loss,
+                "rate": job.optimisers[-1].param_groups[0]["lr"],
+                "gradient_norm": norm,
+                "examples": batch.examples,
+                "tokens": batch.tokens,
+                "supervised": batch.supervised,
+                "seconds": round(seconds, 4),
+            }
+            done = step + 1
+            if job.evaluate is not None and _due(job, done):
+                facts["evaluation"] = _evaluate(job, outcome, best, done)
+                display.say(f"{job.name} {done}/{job.steps} {_spoken(facts['evaluation'])}")
+            if machine.is_main:
+                run.log(phase=job.number, step=step, name=job.name, **facts)
+                display.step(job.name, done, job.steps, facts)
+                if done % job.checkpoint_every == 0 and done < job.steps:
+                    _save(job, run, outcome, best, done, names, scaler)
     if best:
         copy_into(job.parameters, best)
     else:
@@ -180,20 +185,24 @@ def _step_seed(seed: int, phase: int, step: int) -> int:
 
 
 def _backward(
-    job: Job, batch: Batch, machine: Machine, scaler: torch.amp.GradScaler, step: int
+    job: Job, batch: Batch, machine: Machine, scaler: torch.amp.GradScaler, step: int, lanes: Lanes
 ) -> float:
     """Gradients of the token-weighted mean loss; returns that loss."""
-    total = torch.zeros((), dtype=torch.float64)
-    for number, part in enumerate(batch.parts):
-        if number % machine.processes != machine.rank:
-            continue
+    step_seed = _step_seed(job.seed, job.number, step)
+
+    def one(model: Any, number: int, part: Micro) -> Tensor:
         local = part.to(machine.device)
-        with machine.autocast():
-            loss, each = job.objective(job.model, local)
+        place = machine.rank + number * machine.processes
+        seed = (step_seed + place * 0x94D049BB133111EB) % 2**63
+        with machine.autocast(), dropout_from(seed):
+            loss, each = job.objective(model, local)
         if not torch.isfinite(loss):
             _stop_not_finite(job, part, each, step)
         scaler.scale(loss / batch.supervised).backward()
-        total += loss.detach().double().cpu()
+        return loss.detach().double().cpu()
+
+    own = batch.parts[machine.rank :: machine.processes]
+    total = sum(lanes.work(own, one), torch.zeros((), dtype=torch.float64))
     summed = machine.sum(total.to(machine.device, torch.float32))
     return float(summed) / batch.supervised
 

@@ -2,8 +2,8 @@
 
 torch.optim.Muon orthogonalises one matrix at a time in bfloat16, which a processor without
 bf16 units has to emulate (measured in docs/LOG.md). `Muon` here is the same rule with the
-matrices of one shape stacked, in float32 on such processors, and wide matrices by way of their
-small Gram matrices.
+matrices of one shape stacked; in float32 on such processors, where wide matrices go by way of
+their small Gram matrices.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from stentor.recipe import OptimiserPart
+from stentor.train.device import has_fast_bf16
 
 # Keller Jordan's coefficients, as in torch.optim.Muon.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
-_TOGETHER = 4  # matrices in one product on a CPU; more fall out of its cache
+_TOGETHER = {torch.float32: 4, torch.bfloat16: 8}  # in one product on a CPU; more leave its cache
 
 
 def orthogonalise(matrices: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -93,7 +94,7 @@ class Muon(torch.optim.Optimizer):
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in by_shape.items():
                 on_cpu = parameters[0].device.type == "cpu"
-                count = _TOGETHER if on_cpu else len(parameters)
+                count = _TOGETHER[self._dtype] if on_cpu else len(parameters)
                 for first in range(0, len(parameters), count):
                     self._step_together(group, shape, parameters[first : first + count])
 
@@ -128,7 +129,7 @@ def build(
         (matrices if part.name == "muon" and hidden else rest).append(parameter)
     optimisers: list[torch.optim.Optimizer] = []
     if matrices:
-        native = torch.bfloat16 if device.type == "cuda" else torch.float32
+        native = torch.bfloat16 if has_fast_bf16(device) else torch.float32
         optimisers.append(
             Muon(matrices, part.muon_rate, part.muon_momentum, part.weight_decay, native)
         )

@@ -66,7 +66,7 @@ def fingerprint(recipe: PretrainRecipe) -> str:
     """What must be equal for a checkpoint to fit: all but the end, the machine, the branch, and
     how much of the softmax is taken (a way to save work, like the machine's precision)."""
     free = {"tokens", "train", "start", "about", "name", "softmax"}
-    free |= {"evaluate_every", "evaluate_windows"}
+    free |= {"micro_tokens", "evaluate_every", "evaluate_windows"}
     fixed = recipe.model_dump(mode="json", exclude=free)
     fixed["schedule"].pop("decay")
     # the last three matter in the decay alone

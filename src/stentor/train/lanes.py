@@ -1,0 +1,82 @@
+"""The micro-batches of a step side by side on the cores of a CPU.
+
+A tiny model's products are too small to be shared by cores: these wait for each other at every
+operation. Here each core works on a micro-batch of its own instead (measured in docs/LOG.md).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stentor.data.batch import Micro
+
+Work = Callable[[Any, int, Micro], Tensor]
+"""(model, number of the part, part) → its loss, after its gradients were added to the model's."""
+
+
+class Lanes:
+    """Threads that each have a copy of the model, with the same weights but gradients of its own.
+
+    Part i is done in lane i modulo their number, and the gradients of the lanes are added up in
+    order, so a step gives the same bits whichever thread is the faster.
+    """
+
+    def __init__(self, model: Any, parameters: Mapping[str, Tensor], threads: int) -> None:
+        """`threads`: how many cores there are to use; 1 works in the calling thread alone."""
+        self._model, self._parameters, self._threads = model, parameters, threads
+        self._copies: list[tuple[Any, dict[str, Tensor]]] = []
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def __enter__(self) -> Lanes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def work(self, parts: Sequence[Micro], one: Work) -> list[Tensor]:
+        """What `one` gives for each part; the sum of all gradients is in the parameters then."""
+        numbered = list(enumerate(parts))
+        lanes = min(self._threads, len(parts))
+        if self._pool is None or lanes < 2:
+            return [one(self._model, number, part) for number, part in numbered]
+        while len(self._copies) < lanes - 1:
+            self._copies.append(_sharing(self._model, self._parameters))
+        models = [self._model, *(model for model, _ in self._copies)]
+
+        def lane(first: int) -> list[Tensor]:
+            torch.set_num_threads(self._threads // lanes)
+            return [one(models[first], number, part) for number, part in numbered[first::lanes]]
+
+        running = [self._pool.submit(lane, first) for first in range(lanes)]
+        wait(running)
+        torch.set_num_threads(self._threads)  # new threads take the number that was last set
+        found: list[Tensor] = [torch.empty(0)] * len(parts)
+        for first, future in enumerate(running):
+            found[first::lanes] = future.result()
+        for _, theirs in self._copies[: lanes - 1]:
+            _add_gradients(self._parameters, theirs)
+        return found
+
+
+def _sharing(model: Any, parameters: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    """A copy of a model that shares its weights, and its own view of each of `parameters`."""
+    memo: dict[int, Any] = {id(b): b for b in model.buffers()}
+    for p in model.parameters():
+        memo[id(p)] = torch.nn.Parameter(p.detach(), p.requires_grad)
+    return copy.deepcopy(model, memo), {name: memo[id(p)] for name, p in parameters.items()}
+
+
+def _add_gradients(parameters: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        gradient, theirs[name].grad = theirs[name].grad, None
+        if parameter.grad is None:
+            parameter.grad = gradient
+        elif gradient is not None:
+            parameter.grad.add_(gradient)
