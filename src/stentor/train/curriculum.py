@@ -35,6 +35,7 @@ from stentor.train.device import Machine, machine
 from stentor.train.display import Display
 from stentor.train.ema import MovingAverage
 from stentor.train.energy import Meter
+from stentor.train.lanes import spoken_share
 from stentor.train.loop import (
     Evaluation,
     Job,
@@ -343,8 +344,8 @@ class _Curriculum:
         return self.recipe.train.micro_tokens or self.machine.micro_tokens
 
     def _say_choices(self) -> None:
-        most = f"up to {self._micro_tokens:,} tokens at a time" if self._micro_tokens else ""
-        self.display.say(f"{self._forward} forward, {most or 'whole micro-batches at a time'}")
+        lanes = self.machine.lanes if self._forward == "lean" else 1
+        self.display.say(f"{self._forward} forward, {spoken_share(self._micro_tokens, lanes)}")
         for name, tally in self.data.tallies.items():
             left_out = ", ".join(f"{n} {reason}" for reason, n in tally.left_out.items())
             train, held = len(self.data.train[name]), len(self.data.held_out[name])

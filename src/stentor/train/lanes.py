@@ -65,6 +65,12 @@ class Lanes:
         return found
 
 
+def spoken_share(tokens: int | None, lanes: int) -> str:
+    """What goes through the model at a time, for the first lines of a run."""
+    most = "whole micro-batches" if tokens is None else f"up to {tokens:,} tokens"
+    return f"{most} at a time" + (f" in each of {lanes} lanes" if lanes > 1 else "")
+
+
 def _sharing(model: Any, parameters: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
     """A copy of a model that shares its weights, and its own view of each of `parameters`."""
     memo: dict[int, Any] = {id(b): b for b in model.buffers()}

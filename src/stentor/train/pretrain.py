@@ -28,6 +28,7 @@ from stentor.train.device import Machine, machine
 from stentor.train.display import Display
 from stentor.train.energy import Meter
 from stentor.train.facts import versions
+from stentor.train.lanes import spoken_share
 from stentor.train.loop import Evaluation, Job, Outcome, token_loss, train
 from stentor.train.rundir import RunDir, open_run
 from stentor.train.schedule import decay_steps, factor
@@ -106,6 +107,7 @@ def _work(
         f"{len(windows.stream):,} tokens in {len(windows):,} windows; {steps:,} steps of "
         f"{recipe.batch_tokens:,} tokens, decay from step {decay_from:,}"
     )
+    display.say(f"lean forward, {spoken_share(recipe.micro_tokens, computer.lanes)}")
     state = _start(recipe, run, decay_from, resume=resume)
     if resume and computer.is_main:
         run.rewind(1, state.step if state else 0)
