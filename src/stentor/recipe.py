@@ -353,7 +353,7 @@ class PretrainSchedulePart(SchedulePart):
 
 
 class SoftmaxPart(Part):
-    """Over which pieces the softmax is taken before the decay; the decay takes all of them."""
+    """Over which pieces the softmax is taken, until all of them take part at the end."""
 
     seen_only: bool = True
     """Only those that the corpus holds."""
@@ -362,6 +362,9 @@ class SoftmaxPart(Part):
     stands for them all; None: all of them. The head is most of a tiny model's work."""
     sampled: Positive = 1024
     """How many of the others are drawn for each micro-batch."""
+    whole: Fraction = 0.1
+    """The share of the steps, at the end, in which all pieces of the vocabulary take part, so that
+    those that never occur are pushed down."""
 
 
 class PretrainRecipe(Part):

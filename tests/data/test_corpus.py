@@ -372,6 +372,23 @@ def test_pieces_are_drawn_anew_at_each_step_and_the_same_when_asked_again() -> N
     assert len(drawn) > 8
 
 
+@pytest.mark.parametrize("sampled", [False, True], ids=["all", "sampled"])
+def test_a_piece_beyond_the_active_ones_takes_part_when_it_is_due(sampled: bool) -> None:
+    cut, talk = windows(*[9] * 30, size=8), dialogues(5)
+    pieces = some_pieces(cut, 10, 20) if sampled else corpus.Pieces(corpus.seen_pieces(cut))
+    draw = np.random.default_rng(1) if sampled else None
+    wide = corpus.window_micro([(talk, 0), (cut, 1)])
+    narrow = corpus.window_micro([(talk, 0), (cut, 1)], pieces, draw)
+    assert set(wide.targets.tolist()) - set(pieces.ids.tolist())
+    assert narrow.vocabulary is not None
+    assert narrow.vocabulary[narrow.targets].tolist() == wide.targets.tolist()
+    assert narrow.vocabulary.tolist() == sorted(set(narrow.vocabulary.tolist()))
+    assert sampled == (narrow.offset is not None)
+    if narrow.offset is not None:
+        assert len(narrow.offset) == len(narrow.vocabulary)
+        assert not narrow.offset[narrow.targets].any()
+
+
 def test_the_sum_below_a_sampled_softmax_is_right_on_average() -> None:
     cut = windows(*[9] * 60, size=8)
     pieces = some_pieces(cut, 10, 40)

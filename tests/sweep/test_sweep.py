@@ -167,17 +167,18 @@ def test_a_shipped_sweep_holds_together(name: str, monkeypatch: pytest.MonkeyPat
 def test_the_bases_of_the_study_are_trained_at_equal_compute() -> None:
     """Multiplications a token: the blocks, and the head over what the softmax is taken of."""
 
-    def work(name: str) -> float:
-        shape = PRESETS[name]
+    def work(recipe: PretrainRecipe) -> float:
+        shape = PRESETS[recipe.preset]
         block = 4 * shape.hidden**2 + 3 * shape.hidden * shape.intermediate
-        head = shape.hidden * (0.8 * 6000 + 0.2 * VOCABULARY)
+        whole = recipe.softmax.whole
+        head = shape.hidden * ((1 - whole) * 6000 + whole * VOCABULARY)
         return shape.layers * block + head
 
     budgets = []
     for cell in load("study/bases").cells:
         (recipe,) = cell.runs.values()
         assert isinstance(recipe, PretrainRecipe)
-        budgets.append(work(recipe.preset) * recipe.tokens)
+        budgets.append(work(recipe) * recipe.tokens)
         assert cell.x == pytest.approx(PRESETS[recipe.preset].parameters / 1e6, abs=0.006)
     assert budgets == pytest.approx([budgets[2]] * 4, rel=0.01)
 

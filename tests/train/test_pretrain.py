@@ -65,6 +65,7 @@ def recipe_of(corpus: Path, **changes: Any) -> dict[str, Any]:
         "tokens": TOKENS,
         "warmup_tokens": 2 * STEP,
         "schedule": {"shape": "wsd", "warmup": 0.0, "decay": 0.5},
+        "softmax": {"whole": 0.5},
         "evaluate_every": 3,
         "evaluate_windows": 2,
         "train": {"checkpoint_every": 3, "energy": False},

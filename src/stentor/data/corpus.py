@@ -236,10 +236,11 @@ class PretrainStream:
         dialogues: Windows | None = None,
         dialogue_share: float = 0.0,
         pieces: Pieces | None = None,
+        whole_from: int | None = None,
     ) -> None:
         """`batch` and `micro` count windows; from step `decay_from` on dialogues are mixed in.
 
-        `pieces`: before the decay the softmax is taken over these only.
+        `pieces`: before step `whole_from` (None: `decay_from`) the softmax is over these only.
         """
         if len(windows) < batch:
             raise DataError(
@@ -249,6 +250,7 @@ class PretrainStream:
         self._windows, self._dialogues = windows, dialogues
         self._batch, self._micro, self._seed = batch, micro, seed
         self._decay_from, self._pieces = decay_from, pieces
+        self._whole_from = decay_from if whole_from is None else whole_from
         # in millionths, so that every run and machine counts alike
         self._share = round(dialogue_share * 1_000_000) if dialogues is not None else 0
         self._orders: dict[int, Any] = {}
@@ -272,7 +274,7 @@ class PretrainStream:
                 chosen.append((self._dialogues, before % len(self._dialogues)))
             else:
                 chosen.append((self._windows, self._window(slot)))
-        pieces = self._pieces if step < self._decay_from else None
+        pieces = self._pieces if step < self._whole_from else None
         parts = []
         for start in range(0, len(chosen), self._micro):
             draw = None
@@ -287,7 +289,7 @@ class Pieces:
     """The pieces that a softmax is taken over.
 
     `ids` ascending. `frequent` marks those that always take part; the others do when they are due
-    or drawn, `sampled` at a time. None: all take part.
+    or drawn, `sampled` at a time. None: all take part. A piece beyond `ids` does when it is due.
     """
 
     ids: np.ndarray[Any, np.dtype[np.int64]]
@@ -302,7 +304,7 @@ class Pieces:
         """
         assert self.frequent is not None
         sure = self.frequent.copy()
-        sure[np.searchsorted(self.ids, np.unique(due))] = True
+        sure[np.isin(self.ids, due)] = True
         others = np.flatnonzero(~sure)
         count = min(self.sampled, len(others))
         drawn = generator.choice(others, count, replace=False)
@@ -323,7 +325,7 @@ def seen_pieces(*windows: Windows | None) -> Any:
 def softmax_pieces(
     part: SoftmaxPart, windows: Windows, validation: Windows | None, vocabulary: int
 ) -> Pieces | None:
-    """What a recipe wants the softmax to be taken over before the decay; None for all pieces."""
+    """What a recipe wants the softmax to be taken over before its end; None for all pieces."""
     ids = seen_pieces(windows, validation) if part.seen_only else np.arange(vocabulary)
     if part.frequent is None or part.frequent + part.sampled >= len(ids):
         return Pieces(ids) if part.seen_only else None
@@ -362,6 +364,11 @@ def window_micro(
     vocabulary, offset = None, None
     if pieces is not None:
         vocabulary, offset = pieces.draw(due, draw) if draw is not None else (pieces.ids, None)
+        extra = np.setdiff1d(due, vocabulary)  # control pieces, in dialogues alone
+        if len(extra):
+            at = np.searchsorted(vocabulary, extra)
+            vocabulary = np.insert(vocabulary, at, extra)
+            offset = None if offset is None else np.insert(offset, at, 0.0)
         due = np.searchsorted(vocabulary, due)
     return Micro(
         ids=torch.from_numpy(np.concatenate(ids).astype(np.int64)),

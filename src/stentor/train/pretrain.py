@@ -93,6 +93,7 @@ def _work(
     validation = _validation(recipe, tokenizer)
     pieces = corpus.softmax_pieces(recipe.softmax, windows, validation, model.config.vocab_size)
     decay_from = steps - decay_steps(steps, recipe.schedule)
+    whole_from = steps - round(steps * recipe.softmax.whole)
     stream = corpus.PretrainStream(
         windows,
         batch=batch,
@@ -102,6 +103,7 @@ def _work(
         dialogues=_dialogues(recipe, tokenizer),
         dialogue_share=recipe.data.dialogue_share,
         pieces=pieces,
+        whole_from=whole_from,
     )
     display.say(
         f"{len(windows.stream):,} tokens in {len(windows):,} windows; {steps:,} steps of "
@@ -126,7 +128,7 @@ def _work(
         rate=lambda step: factor(step, steps, recipe.schedule, warmup_steps=warmup),
         seed=recipe.seed,
         clip=recipe.clip,
-        evaluate=_evaluation(recipe, model, validation, computer, pieces, decay_from),
+        evaluate=_evaluation(recipe, model, validation, computer, pieces, whole_from),
         evaluate_every=recipe.evaluate_every,
         keep_best=False,
         checkpoint_every=recipe.train.checkpoint_every,
@@ -202,16 +204,16 @@ def _evaluation(
     validation: corpus.Windows | None,
     computer: Machine,
     pieces: corpus.Pieces | None,
-    decay_from: int,
+    whole_from: int,
 ) -> Callable[[int], Evaluation] | None:
-    """Mean loss over the first validation windows, over `pieces` before the decay (all of them)."""
+    """Mean loss over the first validation windows, over all of `pieces` before `whole_from`."""
     if validation is None:
         return None
     count = min(recipe.evaluate_windows, len(validation))
 
     @torch.no_grad()
     def evaluate(step: int) -> Evaluation:
-        taken = pieces if step < decay_from else None
+        taken = pieces if step < whole_from else None
         total, tokens = 0.0, 0
         for number in range(count):
             part = corpus.window_micro([(validation, number)], taken).to(computer.device)
