@@ -189,6 +189,29 @@ def test_a_micro_batch_holds_at_most_so_many_tokens(
             assert len(part.rows) == 3 or own + first.length - shared > tokens
 
 
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+@pytest.mark.parametrize(("count", "tokens"), [(8, 2048), (40, 2048), (40, 500), (3, None)])
+def test_examples_are_shared_out_evenly_among_lanes(
+    count: int, tokens: int | None, lanes: int
+) -> None:
+    ids = tuple(range(1, 101))
+    examples = [
+        EncodedExample(
+            Encoded(ids[: 20 + 80 * n // count], (0, *(1,) * (19 + 80 * n // count))),
+            "s", Example((), "benign", str(n)),
+        )
+        for n in range(count)
+    ]  # fmt: skip
+    parts = list(micro_batches(examples, 100, tokens, lanes))
+    assert [row for part in parts for row in part.rows] == [str(n) for n in range(count)]
+    sizes = [len(part.ids) for part in parts]
+    assert tokens is None or max(sizes) <= tokens
+    if lanes > 1:
+        worth = sum(sizes) // 128
+        assert len(parts) % lanes == 0 or len(parts) == max(1, worth)
+        assert max(sizes) - min(sizes) <= 100  # one example
+
+
 # --- moving to a device
 
 

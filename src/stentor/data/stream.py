@@ -14,6 +14,8 @@ from stentor.data.encode import EncodedExample
 from stentor.errors import DataError
 from stentor.model.layout import Span, lay_out
 
+_WORTH_A_LANE = 128  # tokens; fewer are done faster by all cores together
+
 
 class ExampleStream:
     """Epochs over examples, each in its own seeded order; the last batch may be smaller."""
@@ -27,14 +29,16 @@ class ExampleStream:
         epochs: int,
         seed: int,
         micro_tokens: int | None = None,
+        lanes: int = 1,
     ) -> None:
         """A step sees `batch` examples; at most `micro_batch` of them, and `micro_tokens` tokens
-        (a prefix that they share counted once), go through the model at a time."""
+        (a prefix that they share counted once), are one of its parts. `lanes`: how many parts go
+        through the model at a time."""
         if not examples:
             raise DataError("a phase has no examples; see stentor data show")
         self._examples = examples
         self._batch, self._micro, self._seed = batch, micro_batch, seed
-        self._tokens = micro_tokens
+        self._tokens, self._lanes = micro_tokens, lanes
         self.steps_per_epoch = math.ceil(len(examples) / batch)
         self.steps = self.steps_per_epoch * epochs
 
@@ -44,28 +48,46 @@ class ExampleStream:
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))
         picked = [self._examples[i] for i in order[place * self._batch : (place + 1) * self._batch]]
         picked.sort(key=lambda e: e.length)
-        return Batch(tuple(micro_batches(picked, self._micro, self._tokens)), len(picked))
+        parts = micro_batches(picked, self._micro, self._tokens, self._lanes)
+        return Batch(tuple(parts), len(picked))
 
 
 def micro_batches(
     examples: Sequence[EncodedExample],
     size: int,
     tokens: int | None = None,
+    lanes: int = 1,
 ) -> Iterator[Micro]:
-    """Examples in their order, at most `size` of them and about `tokens` tokens at a time."""
+    """Examples in their order, at most `size` of them and about `tokens` tokens at a time.
+
+    With several `lanes` they are shared out evenly among a multiple of these, where that leaves
+    enough for each.
+    """
+    weights = [_own(e) for e in examples]
+    total, parts = sum(weights), 1
+    if lanes > 1:
+        needed = max(math.ceil(total / (tokens or total)), math.ceil(len(examples) / size))
+        parts = min(lanes * math.ceil(needed / lanes), max(1, total // _WORTH_A_LANE))
     chosen: list[EncodedExample] = []
-    held = 0
-    for example in examples:
-        own = example.length - example.encoded.system
-        if example.rejected is not None:
-            own += len(example.rejected.ids) - example.rejected.system
-        if chosen and (len(chosen) == size or (tokens is not None and held + own > tokens)):
+    held, before, due = 0, 0, 1
+    for example, own in zip(examples, weights, strict=True):
+        full = len(chosen) == size or (tokens is not None and held + own > tokens)
+        if chosen and (full or (before + own / 2) * parts > due * total):
             yield micro(chosen)
             chosen, held = [], 0
+            due = max(due, int((before + own / 2) * parts / total)) + 1
         chosen.append(example)
-        held += own
+        held, before = held + own, before + own
     if chosen:
         yield micro(chosen)
+
+
+def _own(example: EncodedExample) -> int:
+    """The tokens of an example, its rejected reply with it, without the prefix that all share."""
+    own = example.length - example.encoded.system
+    if example.rejected is not None:
+        own += len(example.rejected.ids) - example.rejected.system
+    return own
 
 
 def micro(examples: Sequence[EncodedExample]) -> Micro:

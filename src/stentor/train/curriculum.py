@@ -155,6 +155,7 @@ class _Curriculum:
             epochs=phase.epochs,
             seed=recipe.seed * 1000 + number,
             micro_tokens=self._micro_tokens,
+            lanes=self._lanes,
         )
         self.display.say(
             f"phase {number} of {len(self.course)}, {phase.name}: {len(examples):,} examples, "
@@ -340,12 +341,16 @@ class _Curriculum:
         return "plain" if self.recipe.train.forward == "plain" else "lean"
 
     @property
+    def _lanes(self) -> int:
+        return self.machine.lanes if self._forward == "lean" else 1
+
+    @property
     def _micro_tokens(self) -> int | None:
         return self.recipe.train.micro_tokens or self.machine.micro_tokens
 
     def _say_choices(self) -> None:
-        lanes = self.machine.lanes if self._forward == "lean" else 1
-        self.display.say(f"{self._forward} forward, {spoken_share(self._micro_tokens, lanes)}")
+        share = spoken_share(self._micro_tokens, self._lanes)
+        self.display.say(f"{self._forward} forward, {share}")
         for name, tally in self.data.tallies.items():
             left_out = ", ".join(f"{n} {reason}" for reason, n in tally.left_out.items())
             train, held = len(self.data.train[name]), len(self.data.held_out[name])
