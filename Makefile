@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= hub,report,energy
+INSTALLED := $(VENV)/.installed-$(EXTRAS)
 TORCH_INDEX ?=
 TORCH_FLAGS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
 
@@ -29,9 +30,9 @@ test: dev  ## lint, types and tests (under 6 minutes on 2 cores)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto
 
-install: $(VENV)/.installed  ## the virtual environment with the command stentor
+install: $(INSTALLED)  ## the virtual environment with the command stentor
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: Python 3.11 or newer is needed; set PYTHON=python3.11 or later"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,7 +42,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 dev: $(VENV)/.dev  ## the same with the tools for tests and builds
 
-$(VENV)/.dev: $(VENV)/.installed
+$(VENV)/.dev: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 

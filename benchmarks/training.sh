@@ -13,7 +13,8 @@ out=$1
 python=${PYTHON:-.venv/bin/python}
 mkdir -p "$out"
 if [ $# -gt 1 ]; then
-    export LD_PRELOAD="$2"
+    LD_PRELOAD=$(realpath "$2")
+    export LD_PRELOAD
 fi
 "$python" "$here/finetune_profile.py" > "$out/profile.md"
 "$python" "$here/finetune_speed.py" --arms stentor stentor-merged trl-pad trl-pack --rounds 3 \

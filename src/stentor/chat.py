@@ -137,7 +137,8 @@ class SegmentTemplate:
         if not pieces.is_ours(tokenizer):
             raise ModelError(
                 "the tokenizer has no pieces [INST], [/INST] and the two system delimiters; "
-                "keep the model's own template (template: own), or add ours (template: stentor)"
+                "keep the model's own template (model.template: own), or add ours "
+                "(model.template: stentor)"
             )
         self._tokenizer = tokenizer
         number = tokenizer.convert_tokens_to_ids
@@ -231,7 +232,7 @@ class OwnTemplate:
     def __init__(self, tokenizer: Any, stop_ids: Iterable[int] = ()) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise ModelError(
-                "the tokenizer has no chat template of its own; use ours (template: stentor)"
+                "the tokenizer has no chat template of its own; use ours (model.template: stentor)"
             )
         self._tokenizer = tokenizer
         self._specials = [t for t in tokenizer.all_special_tokens if t]
@@ -282,7 +283,7 @@ class OwnTemplate:
             if not opening.startswith(done) or not through.startswith(opening):
                 raise ModelError(
                     "the model's own template renders a reply differently once more follows; "
-                    "its loss mask can't be known: use ours (template: stentor)"
+                    "its loss mask can't be known: use ours (model.template: stentor)"
                 )
             head = self._ids(opening[len(done) :], messages)
             reply, end = self._reply_span(through[len(opening) :], messages)
@@ -302,7 +303,7 @@ class OwnTemplate:
                 return ids[: position + 1], ids[position + 1 :]
         raise ModelError(
             "the model's own template does not end a reply with a stop token; "
-            "use ours (template: stentor)"
+            "use ours (model.template: stentor)"
         )
 
     def encode_all(self, conversations: Sequence[Sequence[Message]]) -> list[Encoded]:

@@ -45,11 +45,13 @@ System = Annotated[
     typer.Option("--system", help='System prompt; "" for none. Default: the model\'s own.'),
 ]
 Greedy = Annotated[bool, typer.Option("--greedy", help="Take the likeliest token each time.")]
-Temperature = Annotated[float | None, typer.Option("--temperature")]
-TopP = Annotated[float | None, typer.Option("--top-p")]
-Penalty = Annotated[float | None, typer.Option("--repetition-penalty")]
-NewTokens = Annotated[int | None, typer.Option("--max-new-tokens")]
-Seed = Annotated[int, typer.Option("--seed")]
+Temperature = Annotated[float | None, typer.Option("--temperature", help="0 decodes greedily.")]
+TopP = Annotated[
+    float | None, typer.Option("--top-p", help="Draw from the likeliest tokens of this share.")
+]
+Penalty = Annotated[float | None, typer.Option("--repetition-penalty", help="1 penalises nothing.")]
+NewTokens = Annotated[int | None, typer.Option("--max-new-tokens", help="A reply is cut there.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the random draws.")]
 Backend = Annotated[
     str,
     typer.Option(
@@ -162,7 +164,9 @@ def probe(
     samples: Annotated[int, typer.Option("--samples", min=0, help="Samples for each prompt.")] = 0,
     seed: Seed = 0,
     system: System = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 80,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, help="A reply is cut there.")
+    ] = 80,
     out: Annotated[
         Path | None, typer.Option("--out", help="Keep every prompt, reply and label here.")
     ] = None,
@@ -337,7 +341,9 @@ def speculate(
     draft: Annotated[
         str, typer.Option("--draft", help="The smaller one that drafts.")
     ] = "stentor-12m-instruct",
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 80,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, help="A reply is cut there.")
+    ] = 80,
     draft_tokens: Annotated[
         int, typer.Option("--draft-tokens", min=1, help="Drafted before the target checks.")
     ] = 5,

@@ -57,7 +57,9 @@ class AdapterPart(Part):
     """A LoRA adapter, trained through PEFT."""
 
     rank: Positive = 32
+    """Width r of the two matrices A (r, in) and B (out, r) beside each weight."""
     alpha: Positive = 32
+    """The adapter counts alpha / rank times (rslora: alpha / sqrt(rank))."""
     rslora: bool = True
     """Scale by alpha / sqrt(rank) instead of alpha / rank (rank-stabilised LoRA)."""
     targets: tuple[str, ...] = (
@@ -69,6 +71,7 @@ class AdapterPart(Part):
         "up_proj",
         "down_proj",
     )
+    """The projections that get an adapter."""
 
 
 Reader = Literal[
@@ -123,6 +126,7 @@ class DataPart(Part):
     system: str | None = CARD_SYSTEM
     """The system prompt of every example; null for none."""
     max_tokens: Positive = 384
+    """Longer examples are cut after a sentence of their reply, or left out."""
     hold_out: Fraction = 0.03
     """The share of prompts of each source kept for evaluation …"""
     hold_out_at_least: int = Field(20, ge=0)
@@ -136,16 +140,22 @@ class OptimiserPart(Part):
     name: Literal["adamw", "paged_adamw", "muon"] = "adamw"
     """`paged_adamw` takes bitsandbytes' 32-bit paged AdamW on a GPU, else plain AdamW."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decay of the means of gradients and of their squares."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of the mean square."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled; not on vectors."""
     muon_rate: Rate = 0.02
+    """Muon's learning rate, for the hidden matrices."""
     muon_momentum: Fraction = 0.95
+    """Decay of Muon's mean of gradients."""
 
 
 class SchedulePart(Part):
     """How the learning rate moves over a phase: warm-up, then the named shape."""
 
     shape: Literal["constant", "cosine", "linear", "wsd"] = "constant"
+    """How the rate goes after its warm-up; wsd stays and falls at the end."""
     warmup: Fraction = 0.06
     """Share of the steps over which the rate rises from zero."""
     cycles: Positive = 1
@@ -158,6 +168,7 @@ class PhasePart(Part):
     """One phase of the curriculum: which examples, how often, how fast."""
 
     name: str
+    """Shown in reports, and names the phase in `--set phases.NAME.…`."""
     mix: dict[str, Annotated[float, Field(gt=0)]]
     """Source → count of examples (≥ 1), or weight (all below 1) of `examples`.
 
@@ -167,7 +178,9 @@ class PhasePart(Part):
     examples: Positive | None = None
     """The size of a mix given by weights; a cap for a mix given by counts."""
     epochs: Positive = 1
+    """How often each example is seen."""
     learning_rate: Rate = 3e-5
+    """The peak of the schedule."""
     batch: Positive = 8
     """Examples in one optimiser step."""
     micro_batch: Positive = 48
@@ -177,6 +190,7 @@ class PhasePart(Part):
     optimiser: OptimiserPart = OptimiserPart()
     schedule: SchedulePart = SchedulePart()
     clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients are scaled down to this norm; null: never."""
     ema: Fraction | None = None
     """Decay of the moving average of the weights: min(ema, (1 + t) / (10 + t))."""
     evaluate_every: Positive | None = None
@@ -198,10 +212,15 @@ class TrainPart(Part):
     """How a run uses the machine; none of it changes what is learned."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto takes CUDA, then Apple MPS, then the CPU."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the matrix products; auto takes bf16 where it is fast, fp16 on older GPUs, else fp32."""
     checkpoint_every: Positive = 50
+    """Steps between checkpoints …"""
     keep_checkpoints: Positive = 2
+    """… of which so many are kept, the newest."""
     threads: Positive | None = None
+    """Of the CPU; null: all cores."""
     forward: Literal["auto", "lean", "plain"] = "auto"
     """`plain` is the forward of transformers itself, padded, with all logits: the reference that
     `lean` (what `auto` takes) is measured against, several times as slow."""
@@ -221,6 +240,7 @@ class ProbePart(Part):
     """The probe at the end of a run."""
 
     suites: tuple[str, ...] = ("probe-35",)
+    """Prompt sets: `probe-35`, `probe-500`, or files."""
     samples: int = Field(0, ge=0)
     """Sampled replies to each prompt beside the greedy one, at the end of the run."""
     base: bool = True
@@ -233,9 +253,13 @@ class GenerationPart(Part):
     """Default decoding, saved with the model (the public card's quick start)."""
 
     temperature: Annotated[float, Field(ge=0)] = 1.1
+    """0 decodes greedily."""
     top_p: Rate = 0.6
+    """Only the likeliest tokens that make up this probability are drawn from."""
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.3
+    """Logits of tokens that occurred already are divided by it (multiplied where negative)."""
     max_new_tokens: Positive = 80
+    """A reply is cut there."""
 
 
 class Recipe(Part):
@@ -243,9 +267,11 @@ class Recipe(Part):
 
     name: str
     about: str = ""
+    """A sentence or two for the report and the card."""
     licence: str | None = None
     """The licence of what comes out, in the hub's names; else the strictest of data and base."""
     seed: Seed = 1
+    """Decides split, order and dropout; the same seed gives the same run."""
     model: ModelPart = ModelPart()
     adapter: AdapterPart | None = AdapterPart()
     """null trains all weights."""
@@ -372,8 +398,10 @@ class PretrainRecipe(Part):
 
     name: str
     about: str = ""
+    """A sentence or two for the report."""
     seed: Seed = 1
     preset: str = "stentor-12m"
+    """The shape of the model: stentor-2m, stentor-6m, stentor-12m or stentor-30m."""
     start: str | None = None
     """A run or checkpoint to branch from (its step, weights and optimiser are taken over)."""
     weights: str | None = None
@@ -382,8 +410,11 @@ class PretrainRecipe(Part):
     """A model whose embedding the random one is replaced by, mapped piece by piece."""
     data: PretrainDataPart
     window: Positive = 512
+    """Tokens of a training window; documents never see each other in it."""
     batch_tokens: Positive = 4096
+    """Tokens of one optimiser step; a multiple of window."""
     micro_tokens: Positive = 1024
+    """Tokens in one forward pass."""
     tokens: Positive
     """Tokens seen in all; where it is more than one pass, the windows come again, reshuffled."""
     learning_rate: Rate = 3e-3
@@ -394,8 +425,11 @@ class PretrainRecipe(Part):
     """An absolute warm-up, so that the steps before the decay don't depend on the end."""
     softmax: SoftmaxPart = SoftmaxPart()
     clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients are scaled down to this norm; null: never."""
     evaluate_every: Positive = 500
+    """Steps between losses on the validation text …"""
     evaluate_windows: Positive = 64
+    """… over its first so many windows."""
     train: TrainPart = TrainPart()
 
 

@@ -1,4 +1,4 @@
-"""THE judge: what is a reply, given its prompt? One outcome of DESIGN.md, and the reason.
+"""THE judge: what is a reply, given its prompt? One outcome (docs/measuring.md), and the reason.
 
     answer       it tries to do what was asked, well or badly; also: it corrects a false premise,
                  answers another question, comforts somebody who speaks of pain, asks back

@@ -166,13 +166,14 @@ def _start(
     found = [place] if (place / "state.json").exists() else checkpoints.existing(place)
     if not found:
         raise CheckpointError(f"{recipe.start}: there is no checkpoint to start from")
-    state = checkpoints.read(found[-1], fingerprint(recipe))
-    if state.step > decay_from:
-        raise InputError(
-            f"start: the checkpoint stands at step {state.step:,}, after the decay is to begin "
-            f"({decay_from:,}); raise tokens"
-        )
-    return state
+    for checkpoint in reversed(found):  # the newest that the decay has not touched
+        state = checkpoints.read(checkpoint, fingerprint(recipe))
+        if state.step <= decay_from:
+            return state
+    raise InputError(
+        f"start: the earliest checkpoint stands at step {state.step:,}, after the decay is to "
+        f"begin ({decay_from:,}); raise tokens, or keep more checkpoints (train.keep_checkpoints)"
+    )
 
 
 def _dialogues(recipe: PretrainRecipe, tokenizer: Any) -> corpus.Windows | None:
