@@ -436,7 +436,9 @@ def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
 
 
 def test_without_a_chat_template_ours_is_advised() -> None:
-    with pytest.raises(ModelError, match=r"no chat template of its own; use ours \(model.template: st"):
+    with pytest.raises(
+        ModelError, match=r"no chat template of its own; use ours \(model.template: st"
+    ):
         OwnTemplate(chatml_tokenizer(None))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -70,11 +70,14 @@ def test_without_dropout_values_and_gradients_are_pefts(targets: tuple[str, ...]
     torch.testing.assert_close(gradients(model, x, found), wanted, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    ("count", "targets"),
+    [(1, tuple(WIDTHS)), (3, tuple(WIDTHS)), (3, ("first", "third")), (3, ("second",))],
+)
 def test_with_dropout_values_and_gradients_are_pefts_for_the_same_mask(
-    monkeypatch: pytest.MonkeyPatch, count: int
+    monkeypatch: pytest.MonkeyPatch, count: int, targets: tuple[str, ...]
 ) -> None:
-    model = adapted(0.4)
+    model = adapted(0.4, targets=targets)
     used = modules(model)[:count]
     x = torch.randn(20, 8, dtype=torch.float64, requires_grad=True)
     mask = (torch.rand(20, 8) >= 0.4).double()
@@ -82,10 +85,28 @@ def test_with_dropout_values_and_gradients_are_pefts_for_the_same_mask(
     found = project(x, used)
     got = gradients(model, x, found)
     for module in used:
-        module.lora_dropout["default"] = Masked(mask, 0.4)  # type: ignore[operator, union-attr]
+        if hasattr(module, "lora_dropout"):
+            module.lora_dropout["default"] = Masked(mask, 0.4)  # type: ignore[operator]
     expected = [module(x) for module in used]
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(got, gradients(model, x, expected), rtol=1e-10, atol=1e-10)
+
+
+def test_in_half_precision_a_small_adapter_is_not_rounded_away() -> None:
+    """W is on bfloat16's grid, and s B A far below half its step: merged, nothing would be left."""
+    model = adapted(0.0).float()
+    x = torch.randn(20_000, 8).bfloat16().float()
+    with torch.no_grad():
+        for module in modules(model):
+            base: Any = module.base_layer
+            base.weight.copy_(base.weight.sign() * 1.5)
+            cast(Any, module).lora_B["default"].weight.mul_(1e-3)
+    plain = torch.cat([module.base_layer(x) for module in modules(model)], dim=1)  # type: ignore[operator]
+    wanted = torch.cat(project(x, modules(model)), dim=1) - plain
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.cat(project(x, modules(model)), dim=1).float() - plain
+    slope = ((found * wanted).sum() / wanted.square().sum()).item()
+    assert slope == pytest.approx(1.0, abs=0.2)  # each output is rounded, their mean is not
 
 
 def test_dropout_is_right_on_average() -> None:

@@ -2,8 +2,9 @@
 
 A LoRA layer is y = x W' + s · drop(x) A' B', three small products where `peft` forms it, each
 projection for itself and its dropout in several passes. Here projections of the same input are
-one product; an adapter without dropout is merged into it, W + s B A; with dropout the passes
-that remain are written out, gradients included.
+one product; an adapter without dropout is merged into it, W + s B A, where products are in full
+precision (in half of it, small changes of W would be rounded away); in all other cases the few
+passes that remain are written out, gradients included.
 """
 
 from __future__ import annotations
@@ -58,19 +59,21 @@ def project(
     scale (in,): `x` is first multiplied by it; residual (N, outputs): added; pairs: for each
     projection the size of the heads whose halves are to be interleaved, or None.
     """
-    if residual is not None and torch.is_autocast_enabled(x.device.type):
+    halved = torch.is_autocast_enabled(x.device.type)
+    if residual is not None and halved:
         return residual + project(x, modules, scale=scale, pairs=pairs)  # kept in full precision
     sizes = pairs or [None] * len(modules)
     parts = [_take_apart(module, size) for module, size in zip(modules, sizes, strict=True)]
     known = [part for part in parts if part is not None]
-    rates = {0.0 if adapter is None else adapter.dropout for _, adapter in known}
-    if len(known) == len(modules) and rates == {0.0}:
+    adapters = [adapter for _, adapter in known if adapter is not None]
+    rates = {adapter.dropout for adapter in adapters}
+    if len(known) == len(modules) and not any(rates) and not (adapters and halved):
         weight = _joined([_merged(*part) for part in known], 0)
         weight = weight if scale is None else weight * scale
         return x @ weight.t() if residual is None else torch.addmm(residual, x, weight.t())
     frozen = not any(t.requires_grad for t in (scale, *(w for w, _ in known)) if t is not None)
     if len(known) == len(modules) and len(rates) == 1 and frozen:
-        return _with_dropout(x, known, scale, residual)
+        return _beside(x, known, rates.pop(), scale, residual)
     given = x if scale is None else x * scale
     outs = [
         _interleaved(module(given).t(), n).t() for module, n in zip(modules, sizes, strict=True)
@@ -117,21 +120,24 @@ def _take_apart(module: nn.Module, pairs: int | None) -> tuple[Tensor, _Adapter 
     return weight, _Adapter(a, _interleaved(b, pairs), layer.scaling[name], rate)
 
 
-def _with_dropout(
+def _beside(
     x: Tensor,
     parts: Sequence[tuple[Tensor, _Adapter | None]],
+    rate: float,
     scale: Tensor | None,
     residual: Tensor | None,
 ) -> Tensor:
-    """(N, all outputs) of adapted projections, their adapters' input dropped out.
+    """(N, all outputs) of projections and, beside them, their adapters, whose input drops out.
 
     Projections of the same input see the same dropout; each for itself that is what PEFT does.
     """
-    adapters = [adapter for _, adapter in parts if adapter is not None]
     device = x.device.type
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    kept, rate = _kept(x, adapters[0].dropout, compute)
+    kept = None
+    if rate:
+        kept, rate = _kept(x, rate, compute)
     weight = _joined([weight for weight, _ in parts], 0)
+    adapters = [adapter or _no_adapter(weight) for weight, adapter in parts]
     a = _joined([adapter.a for adapter in adapters], 0)
     if scale is not None:
         weight, a = weight * scale, a * scale
@@ -145,6 +151,12 @@ def _with_dropout(
         *(adapter.b.to(compute) for adapter in adapters),
     )
     return out
+
+
+def _no_adapter(weight: Tensor) -> _Adapter:
+    """An adapter of rank 0."""
+    outputs, inputs = weight.shape
+    return _Adapter(weight.new_empty(0, inputs), weight.new_empty(outputs, 0), 0.0, 0.0)
 
 
 def _kept(x: Tensor, rate: float, dtype: torch.dtype) -> tuple[Tensor, float]:
@@ -166,7 +178,8 @@ def _kept(x: Tensor, rate: float, dtype: torch.dtype) -> tuple[Tensor, float]:
 class _LoraProduct(torch.autograd.Function):
     """residual + x W' + [sᵢ (x ∘ kept) Aᵢ' Bᵢ' for each i]: (N, outputs).
 
-    x, kept (N, in); W (outputs, in), frozen; A (Σ rᵢ, in), all Aᵢ on each other; Bᵢ (outᵢ, rᵢ).
+    x, kept (N, in), None keeps all; W (outputs, in), frozen; A (Σ rᵢ, in), all Aᵢ on each other;
+    Bᵢ (outᵢ, rᵢ).
     """
 
     @staticmethod
@@ -175,16 +188,19 @@ class _LoraProduct(torch.autograd.Function):
         x: Tensor,
         residual: Tensor | None,
         weight: Tensor,
-        kept: Tensor,
+        kept: Tensor | None,
         scales: list[float],
         a: Tensor,
         *b: Tensor,
     ) -> Tensor:
-        dropped = x * kept
+        dropped = x if kept is None else x * kept
         inner = torch.mm(dropped, a.t())
-        out = x @ weight.t() if residual is None else torch.addmm(residual, x, weight.t())
-        for to, low, each, scale in _slices(out, inner, b, scales):
-            to.addmm_(low, each.t(), alpha=scale)
+        if x.dtype in (torch.float32, torch.float64):
+            out = x @ weight.t() if residual is None else torch.addmm(residual, x, weight.t())
+            for to, low, each, scale in _slices(out, inner, b, scales):
+                to.addmm_(low, each.t(), alpha=scale)
+        else:
+            out = _rounded_once(x, inner, weight, b, scales, residual)
         ctx.scales = scales
         ctx.save_for_backward(dropped, weight, kept, inner, a, *b)
         return out
@@ -202,9 +218,34 @@ class _LoraProduct(torch.autograd.Function):
         grad_a = torch.mm(grad_inner.t(), dropped)
         grad_x = None
         if ctx.needs_input_grad[0]:  # the first layer's input comes from a frozen embedding
-            grad_x = torch.mm(grad_inner, a).mul_(kept).addmm_(grad, weight)
+            grad_x = torch.mm(grad_inner, a)
+            grad_x = grad_x if kept is None else grad_x.mul_(kept)
+            grad_x.addmm_(grad, weight)
         grad_residual = grad if ctx.needs_input_grad[1] else None
         return (grad_x, grad_residual, None, None, None, grad_a, *grad_b)
+
+
+def _rounded_once(
+    x: Tensor,
+    inner: Tensor,
+    weight: Tensor,
+    b: Sequence[Tensor],
+    scales: list[float],
+    residual: Tensor | None,
+) -> Tensor:
+    """[x | inner] times [W | s B]' as one product, whose sums are kept in full precision.
+
+    An adapter that adds less than half a step of half precision would be lost if its part were
+    added to outputs that are rounded already.
+    """
+    beside = weight.new_zeros(len(weight), inner.shape[1])
+    row = column = 0
+    for each, scale in zip(b, scales, strict=True):
+        height, width = each.shape
+        torch.mul(each, scale, out=beside[row : row + height, column : column + width])
+        row, column = row + height, column + width
+    out = torch.cat([x, inner], 1) @ torch.cat([weight, beside], 1).t()
+    return out if residual is None else residual + out
 
 
 def _slices(
