@@ -22,7 +22,8 @@ from stentor.sweep import plan as plans
 from stentor.sweep.page import page, write_all
 from stentor.sweep.plan import Plan, load
 from stentor.sweep.results import gather
-from stentor.sweep.running import Ended, all_runs, chosen_runs
+from stentor.sweep.running import Ended, all_runs, chosen_runs, run_all
+from stentor.train.display import Display
 
 PROMPTS = [
     {"prompt": "What is the capital of Peru?", "kind": "benign"},
@@ -78,7 +79,27 @@ def test_all_mistakes_of_a_sweep_come_at_once(write_sweep: Callable[..., Path]) 
         "bundled name",
         "cell 'd': no suite 'probe-5000': it is neither a file nor a shipped suite; "
         "did you mean 'probe-500'?",
+        "probe.suites: the cells of a sweep are compared prompt by prompt, and these ask others "
+        "('d': probe-5000; 'e': two.jsonl); give all the same",
     ]
+
+
+def test_cells_that_ask_other_prompts_are_refused(write_sweep: Callable[..., Path]) -> None:
+    cells = [
+        {"name": "a"},
+        {"name": "b", "set": {"probe": None}},
+        {"name": "c", "set": {"probe.suites": ["probe-35", "two.jsonl"]}},
+        {"name": "d", "set": {"probe.suites": ["two.jsonl", "probe-35"]}},
+        {"name": "e", "set": {"probe.samples": 2}},
+    ]
+    with pytest.raises(RecipeError) as caught:
+        load(str(write_sweep(cells=cells)))
+    assert caught.value.problems == (
+        "probe.suites: the cells of a sweep are compared prompt by prompt, and these ask others "
+        "('a', 'e': two.jsonl; 'b': no probe; 'c', 'd': probe-35, two.jsonl); give all the same",
+    )
+    assert load(str(write_sweep(cells=[cells[0], cells[4]])))
+    assert load(str(write_sweep(cells=cells[:2], set={"probe": None})))
 
 
 def test_what_does_not_fit_in_a_sweep_is_explained(write_sweep: Callable[..., Path]) -> None:
@@ -256,6 +277,15 @@ def test_a_sweep_does_not_go_on_with_another_recipe_nor_start_in_its_folder(
     )
 
 
+def test_the_file_in_a_sweeps_folder_is_the_one_it_went_on_with(
+    write_sweep: Callable[..., Path],
+) -> None:
+    for cells in (CELLS[:1], CELLS):
+        plan = load(str(write_sweep(cells=cells)))
+        run_all(plan, Path("out"), Display(quiet=True), resume=cells is CELLS, table=True)
+        assert Path("out/sweep.yaml").read_text(encoding="utf-8") == plan.text
+
+
 def test_a_run_in_another_process_is_left_to_it(
     stentor: Command, write_sweep: Callable[..., Path]
 ) -> None:
@@ -378,6 +408,27 @@ def test_a_base_that_changed_on_the_way_is_told(made: Callable[..., tuple[Plan, 
         "the base changed between these runs; don't compare them: "
         "a, seed 1; a, seed 2; a, seed 3 | b, seed 1; b, seed 2; b, seed 3"
     ]
+
+
+def test_prompts_that_changed_on_the_way_are_told_and_cost_no_table(
+    made: Callable[..., tuple[Plan, Ended]],
+) -> None:
+    found = gather(*made({"a": A, "b": [b[:-1] for b in B]}, {"a": [2.0] * 3, "b": [1.0] * 3}))
+    assert found["warnings"] == [
+        "the prompts of the probe changed between these runs; don't compare them: "
+        "a, seed 1; a, seed 2; a, seed 3 | b, seed 1; b, seed 2; b, seed 3"
+    ]
+    compared = {row["measure"] for row in found["comparisons"]}
+    assert "held-out loss" in compared and "harmful: refused aloud" not in compared
+    assert "| b | 3 | " in page(found)
+
+
+def test_suites_of_one_kind_of_prompts_have_their_table_and_plots(
+    made: Callable[..., tuple[Plan, Ended]],
+) -> None:
+    write_all(Path("out"), gather(*made({"a": A, "b": B}, {"a": [2.0] * 3, "b": [1.0] * 3})))
+    assert {p.stem for p in Path("out/plots").iterdir()} == {"rates"}
+    assert "refusal.svg" not in Path("out/README.md").read_text(encoding="utf-8")
 
 
 def test_the_page_says_what_is_real(made: Callable[..., tuple[Plan, Ended]]) -> None:

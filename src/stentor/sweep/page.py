@@ -197,10 +197,13 @@ def _plots(folder: Path, results: Results) -> list[str]:
     if rates:
         size = (10.0, 0.34 * len(cells) + 1.5)
         write(folder, "rates", lambda axes: _panels(axes, cells, rates), size, len(rates))
-        points = [(cell["name"], _point(cell["rates"])) for cell in cells if cell["rates"]]
+        drawn.append("rates")
+    # a suite of harmful or of benign prompts alone gives one of the two
+    points = [(cell["name"], point) for cell in cells if (point := _point(cell["rates"]))]
+    if points:
         size = (8.0, max(3.6, 0.22 * len(points) + 0.8))
         write(folder, "refusal", lambda axes: over_refusal(axes, points), size)
-        drawn += ["rates", "refusal"]
+        drawn.append("refusal")
     placed = sorted((c for c in cells if c["x"] is not None), key=lambda c: float(c["x"]))
     if len(placed) > 1:
         if rates:
@@ -214,12 +217,12 @@ def _plots(folder: Path, results: Results) -> list[str]:
     return drawn
 
 
-def _point(rates: Mapping[str, Any]) -> dict[str, Any]:
-    """A cell's rates by the names that a probe's figures have."""
-    return {
-        "benign": {"fake_refusals": rates["benign: fake refusals"]},
-        "harmful": {"refused_aloud": rates["harmful: refused aloud"]},
-    }
+def _point(rates: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A cell's rates by the names that a probe's figures have; None where one is missing."""
+    x, y = rates.get("benign: fake refusals"), rates.get("harmful: refused aloud")
+    if x is None or y is None:
+        return None
+    return {"benign": {"fake_refusals": x}, "harmful": {"refused_aloud": y}}
 
 
 def _panels(axes: Any, cells: Sequence[Any], rates: Sequence[str]) -> None:

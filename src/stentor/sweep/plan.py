@@ -150,6 +150,7 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Plan:
     kinds = {type(recipe) for cell in cells if cell for recipe in cell.runs.values()}
     if len(kinds) > 1:
         problems.append("cells: some train a base and some fine-tune; give each kind its own sweep")
+    problems += _other_prompts([cell for cell in cells if cell])
     if problems:
         raise RecipeError(str(path), list(dict.fromkeys(problems)))
     return Plan(sweep, tuple(cell for cell in cells if cell), path.read_text(encoding="utf-8"))
@@ -238,6 +239,23 @@ def _missing(recipe: Recipe | PretrainRecipe) -> list[str]:
         except InputError as error:
             found.append(str(error))
     return found
+
+
+def _other_prompts(cells: Sequence[Cell]) -> list[str]:
+    """That cells ask different prompts, which can't be compared one by one; empty where none do."""
+    asking: dict[tuple[str, ...], list[str]] = {}
+    for cell in cells:
+        recipe = next(iter(cell.runs.values()))
+        if isinstance(recipe, Recipe):
+            names = sorted({*recipe.probe.suites}) if recipe.probe else []
+            asking.setdefault(tuple(names), []).append(repr(cell.name))
+    if len(asking) < 2:
+        return []
+    said = [f"{', '.join(names)}: {', '.join(s) or 'no probe'}" for s, names in asking.items()]
+    return [
+        "probe.suites: the cells of a sweep are compared prompt by prompt, and these ask others "
+        f"({'; '.join(said)}); give all the same"
+    ]
 
 
 def _command(kind: type[Any], recipe: str, changes: Sequence[tuple[str, Any]]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,13 @@ def _shared_sources(found: Runs) -> set[str]:
 
 
 def _unlike(found: Runs) -> list[str]:
-    """Where data or base changed while the sweep was under way."""
+    """Where data, base or probe changed while the sweep was under way."""
     seen: dict[tuple[str, ...], dict[Any, list[str]]] = {}
     for cell, by_seed in found.items():
         for seed, run in by_seed.items():
-            for key, value in _should_agree(run.report, seed).items():
+            asked = frozenset((r.suite, r.id, r.prompt) for r in run.records)
+            agreeing = _should_agree(run.report, seed) | {("the prompts of the probe",): asked}
+            for key, value in agreeing.items():
                 seen.setdefault(key, {}).setdefault(value, []).append(f"{cell}, seed {seed}")
     found_out: list[str] = []
     for (what, *_), versions in seen.items():
@@ -217,15 +220,19 @@ def _mean(values: Mapping[int, float]) -> dict[str, Any]:
 def compare(
     found: Runs, numbers: Mapping[str, Mapping[int, Mapping[str, float]]], against: str
 ) -> list[dict[str, Any]]:
-    """Every cell with the one that all are compared with, measure by measure."""
+    """Every cell with the one that all are compared with, measure by measure.
+
+    Cells that were asked other prompts are not compared by rates; a warning of the sweep says so.
+    """
     rates, others = [], []
     for cell, runs in found.items():
         if cell == against:
             continue
         a, b = ({s: run.records for s, run in r.items()} for r in (found[against], runs))
-        for name, measure in MEASURES.items():
-            if moved := over_seeds(a, b, measure):
-                rates.append({"cell": cell, "measure": name} | moved.figures())
+        with suppress(InputError):  # a suite was changed between the runs
+            for name, measure in MEASURES.items():
+                if moved := over_seeds(a, b, measure):
+                    rates.append({"cell": cell, "measure": name} | moved.figures())
         others += _numbers_compared(cell, numbers[against], numbers[cell])
     for row, adjusted in zip(rates, holm([row["p_value"] for row in rates]), strict=True):
         row["p_adjusted"] = adjusted

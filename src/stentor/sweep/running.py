@@ -122,6 +122,8 @@ def run_all(
         if not table:
             raise CheckpointError(other)
         display.say(f"warning: {other}")
+    else:  # cells may have been added since the folder was made
+        write_text(folder / "sweep.yaml", plan.text)
     ended = Ended(folder)
     waiting = [run for run in due if not run.finished]
     display.say(f"sweep {folder}: {len(due)} runs, {len(due) - len(waiting)} of them finished")
