@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from conftest import Command, Run
+from stentor import assets
 from stentor.report import plots
 from stentor.report.card import rewrite
 from stentor.report.page import to_html
@@ -70,6 +71,50 @@ def test_no_reply_can_become_a_part_of_the_page(run: Path) -> None:
     assert page.count("</script>") == 2 and "<img" not in page
     (row,) = replies(page)
     assert (row["prompt"], row["response"]) == (hostile["prompt"], hostile["response"])
+
+
+def contrast(a: str, b: str) -> float:
+    """Of two colours (#rrggbb or #rgb), as WCAG counts it: 1 to 21."""
+
+    def light(colour: str) -> float:
+        digits = colour.removeprefix("#")
+        digits = digits if len(digits) == 6 else "".join(2 * d for d in digits)
+        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        red, green, blue = (
+            p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts
+        )
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05
+
+    dark, bright = sorted((light(a), light(b)))
+    return bright / dark
+
+
+def test_all_text_can_be_read_on_light_and_on_dark() -> None:
+    style = assets.path("report", "page.html").read_text(encoding="utf-8").split("</style>")[0]
+    schemes = re.findall(r":root \{(.*?)\}", style, re.S)
+    light, dark = (dict(re.findall(r"--(\w+): (#\w+);", scheme)) for scheme in schemes)
+    assert light.keys() == dark.keys() and "a { color: var(--link); }" in style
+    for scheme, plot in ((light, plots.INK), (dark, plots.INK_ON_DARK)):
+        texts = {name: scheme[name] for name in ("ink", "soft", "link")} | {"plot": plot}
+        for name, colour in texts.items():
+            assert contrast(colour, scheme["back"]) >= 4.5, (name, colour)
+    tags = dict(re.findall(r"\.(\w+) \{ background: (#\w+); \}", style))
+    assert tags.keys() == plots.OUTCOMES.keys()
+    for outcome, colour in tags.items():
+        assert contrast("#fff", colour) >= 4.5, (outcome, colour)
+
+
+def test_a_plot_takes_the_scheme_of_its_reader_and_as_png_is_white(run: Path) -> None:
+    from matplotlib import image
+
+    rewrite(run)
+    text = (run / "plots" / "loss.svg").read_text(encoding="utf-8")
+    root = ElementTree.fromstring(text)
+    for node in root.iter(f"{SVG}text"):
+        assert f"fill: {plots.INK}" in node.attrib["style"]
+    assert f"{{fill: {plots.INK_ON_DARK} !important}}" in text
+    corner = image.imread(run / "plots" / "loss.png")[0, 0]
+    assert corner.tolist() == [1.0, 1.0, 1.0, 1.0]
 
 
 def test_the_shares_of_a_bar_add_up_and_the_wanted_comes_first(run: Path) -> None:
@@ -150,6 +195,8 @@ def test_a_person_can_filter_the_replies(chromium: Any, run: Path) -> None:
     assert shown() == ["Prompt 3?"]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # on a phone, too
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+    text = "getComputedStyle(document.querySelector('figure text')).fill"
+    assert page.evaluate(text) == "rgb(145, 152, 161)"
     assert complaints == []
     page.close()
 

@@ -1,5 +1,7 @@
 """Plots of a run: drawn from its report and its metrics, as SVG and PNG, legible on light and dark.
 
+An SVG is transparent and takes the colour scheme of its reader; a PNG, which can't, is white.
+
 matplotlib is an optional extra; a run without it has no plots and says so.
 """
 
@@ -15,7 +17,13 @@ from typing import Any
 from stentor.data.files import atomic
 from stentor.errors import MissingExtra
 
-INK = "#7d8590"  # reads on white and on near-black alike
+# No grey reads on white and on near-black alike: text, lines and ticks change with the scheme.
+INK, INK_ON_DARK = "#57606a", "#9198a1"
+_DARK = "".join(
+    f'@media (prefers-color-scheme: dark) {{[style*="{what}: {INK}"] '
+    f"{{{what}: {INK_ON_DARK} !important}}}}"
+    for what in ("fill", "stroke")
+)
 # Okabe and Ito's colours, told apart by the colour-blind
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#3b82c4", "#e69f00", "#109e73", "#d55e00", "#cc79a7", "#56b4e9", "#9aa0a6",
@@ -85,15 +93,16 @@ def write(
         try:
             plot(axes)
             folder.mkdir(parents=True, exist_ok=True)
-            text = io.StringIO()
-            figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+            drawn = io.StringIO()
+            figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+            svg = drawn.getvalue().replace("</style>", f"{_DARK}</style>", 1)
             with atomic(folder / f"{name}.svg") as stream:
-                stream.write(text.getvalue().encode("utf-8"))
+                stream.write(svg.encode("utf-8"))
             with atomic(folder / f"{name}.png") as stream:
-                figure.savefig(stream, format="png", transparent=True, dpi=160)
+                figure.savefig(stream, format="png", facecolor="white", dpi=160)
         finally:
             pyplot.close(figure)
-    return text.getvalue()
+    return svg
 
 
 def loss_over_steps(
