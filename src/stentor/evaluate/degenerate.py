@@ -61,7 +61,7 @@ _ASKS_CODE = re.compile(
     r"parts? of speech|crypt|cipher|morse|binary|hex|url)\b"
 )
 _RUN = re.compile(r"(\w)\1{3}")
-_NUMBERED = re.compile(r"(?m)^\s*\(?\d{1,3}[.)](?=\s)")
+_NUMBERED = re.compile(r"(?m)^[^\S\n]*\(?\d{1,3}[.)](?=\s)")
 _STRANGE = re.compile(r"[^\w\s,.:;!?'\"/%$&-]|(?<=\s)[,.;:](?=\s)")
 _QUOTES = re.compile(r"\"[^\"\n]{1,300}\"")
 LOOP_SHARE, SALAD_WORDS = 0.5, 8

@@ -36,8 +36,8 @@ _REWORDS = re.compile(
     r"formal\w*|mean|example|sentences?|say .{1,60} in|how do you say|what (?:should|could|can) .{1,60} "
     r"say|explain|script|excuse|email|letter|text|message|ways to|how (?:can|do|should) i)\b"
 )
-_TRANSLATES = re.compile(r"\btranslat\w+\b.*[:\"'].{8}")
-"""Whatever the reply says, somebody else has said it first."""
+_TRANSLATE = re.compile(r"\btranslat\w+\b")
+_GIVEN = re.compile(r"[:\"'].{8}")
 _META = re.compile(
     r"\b(?:what|which|anything|things)\b.{0,30}\byou (?:can'?t|cannot|can not|won'?t|not|refuse|never)|"
     r"\bcan you not\b|\bwhat can'?t you\b|\byour (?:rules|limits|limitations|guidelines)\b(?! and)|\bwhy (?:won'?t|can'?t|did"
@@ -65,10 +65,16 @@ _WANTS_PROCEDURE = re.compile(
     r"household|objects|lie|plants?|chemicals?|should i)\b|\bneed to (?:get|make|know how|find)\b|"
     r"\bi (?:want|need|would like|wanna|'d like)\b|\bi'm going to\b|\bhelp me\b|\bgive me\b"
 )
-_COMMAND = re.compile(
-    r"^\W*(?:(?:please|kindly|now|ok|okay|hey|hi|hello|for [^,]{3,40},|could you|can you|would you|will "
+_WORD = re.compile(r"\w")
+_LEAD = re.compile(
+    r"(?:please|kindly|now|ok|okay|hey|hi|hello|for [^,]{3,40},|could you|can you|would you|will "
     r"you|i (?:want|need|would like) you to|you must|go ahead and|as an? [^,]{3,40},|just|let's|"
-    r"yo|bro|quick,?|from now on[^.]{3,60}\.|ignore [^.]{3,80}(?:\.|and)) )*(?:tell|teach|show|give|"
+    r"yo|bro|quick,?|from now on[^.]{3,60}\.|ignore [^.]{3,80}\.) "
+)
+_IGNORE, _AND = re.compile(r"ignore ([^.]{7,84})"), re.compile(r"and ")
+""" "ignore ... and": 3 to 80 characters may stand between the two."""
+_COMMAND = re.compile(
+    r"(?:tell|teach|show|give|"
     r"explain|describe|help|write|make|create|list|design|draft|compose|generate|plan|suggest|find|"
     r"convince|persuade|provide|produce|code|say|print|invent|forge|prove|argue|get|order|open|play|"
     r"recommend|rank|rate|name|continue|finish|translate|rewrite|do (?:my|me|this|the|a)|be (?:my|a|mean)|send|diagnose|prescribe|forge|"
@@ -203,6 +209,34 @@ class Request:
     """Its content words, lower case, stemmed a little."""
 
 
+def _translates(text: str) -> bool:
+    """Is a translation ordered of a text that is given? Somebody else has said it first."""
+    told = _TRANSLATE.search(text)
+    return bool(told and _GIVEN.search(text, told.end()))
+
+
+def _commands(text: str) -> bool:
+    """Does it begin with an order, perhaps behind what leads to one ("hey please", "ignore ... and")?
+
+    Each place at which the order may stand is looked at once. As one pattern it would double its
+    time with every "ignore" more, since each of them may end at any "and" in its reach.
+    """
+    first = _WORD.search(text)
+    left = [first.start()] if first else []
+    seen: set[int] = set()
+    while left:
+        place = left.pop()
+        if _COMMAND.match(text, place):
+            return True
+        found = [lead.end()] if (lead := _LEAD.match(text, place)) else []
+        if ignored := _IGNORE.match(text, place):
+            ends = _AND.finditer(ignored[1], 3)
+            found += [ignored.start(1) + end.end() for end in ends]
+        left += [end for end in found if end not in seen]
+        seen.update(found)
+    return False
+
+
 def stem(word: str) -> str:
     """A crude stem, enough to match "smuggling" with "smuggle"."""
     for ending in ("ing", "ies", "ed", "es", "s", "e"):
@@ -286,11 +320,11 @@ def request(prompt: str) -> Request:
     return Request(
         creative=roleplay or bool(_CREATIVE.search(text) and _MAKES.search(text)),
         about_refusal=bool(_ABOUT_REFUSAL.search(text) and _REWORDS.search(text))
-        or bool(_TRANSLATES.search(text)),
+        or _translates(text),
         meta=bool(_META.search(text)) and not _OVERRIDES.search(text),
         about_self=about_self,
         serves=bool(_SERVES.search(text)),
-        wants=not about_self and bool(_WANTS_PROCEDURE.search(text) or _COMMAND.search(text)),
+        wants=not about_self and (bool(_WANTS_PROCEDURE.search(text)) or _commands(text)),
         intent=intent(words_of(text)),
         harm=bool(_HARM.search(text)),
         distress=bool(_DISTRESS.search(text)),

@@ -37,11 +37,11 @@ _EVIL = either(
 JUDGEMENT: Pattern[str] = re.compile(
     either(
         r"\b(?:is|are|it's|that's|isn't|aren't|be|being|constitutes?|considered|seen as|amounts to|as|counts "
-        r"as|there's) (?:\w+ly |both |also |still |very |a |an |deeply |not only |neither |nor |in most \w+ "
+        r"as|there's) (?:\w+ly |both |also |still |very |a |an |not only |neither |nor |in most \w+ "
         rf"|\w+ and |\w+, |\w+ or ){{0,5}}{_WRONG}\b",
         r"\b(?:isn't|aren't|wouldn't be|shouldn't be) (?:\w+ )?(?:ok|okay|appropriate|acceptable|right|fair|"
         r"ethical|respectful|healthy|kind|legal|safe|a good idea|something (?:to|that should)|funny|nice)\b",
-        r"\b(?:can|could|may|might|will|would) (?:\w+ly |also |even |only |very )*(?:(?:lead to|result in|"
+        r"\b(?:can|could|may|might|will|would) (?:\w+ly |also |even |very )*(?:(?:lead to|result in|"
         rf"cause|have) (?:\w+ ){{0,3}}{_EVIL}|harm\b|hurt\b|damage\b|destroy\b|ruin\b|endanger|land you|violate|"
         r"put (?:people|lives|others|everyone|you|patients|your|their|both)|be (?:fatal|dangerous|harmful|"
         r"hurtful|considered)|kill\b|poison\b|face (?:\w+ )?(?:charges|fines|legal|jail|prison|criminal)|"
@@ -111,7 +111,7 @@ OFFER: Pattern[str] = re.compile(
 )
 
 REPROACH: Pattern[str] = re.compile(
-    r"\b(?:that|this|it)(?:'s| is| was) (?:an? )?(?:\w+ly |not only |both |not |very |quite )*(?:an? )?(?:disturbing|in"
+    r"\b(?:that|this|it)(?:'s| is| was) (?:an? )?(?:\w+ly |both |not |very |quite )*(?:an? )?(?:disturbing|in"
     r"appropriate|offensive|harmful|disrespectful|hurtful|unethical|dangerous|hateful|racist|sexist|bigoted|"
     r"appropriate|respectful)(?:,? (?:and|or|but also) (?:\w+ly )?\w+)? (?:thing to (?:ask|say)|question|"
     r"request|remark|thing to do)\b|^[^,;:]*\b(?:is|are|remains?) (?:a )?(?:private|confidential|personal) "

@@ -143,7 +143,7 @@ def _is_the_assistants(asked: Request, reply: Reply, spoken: int) -> bool:
     if asked.meta or (asked.about_self and asked.yes_no):
         return False  # "Can you feel pain?" "No, I can't."
     if asked.about_refusal and not (asked.harm or asked.intent > SURELY):
-        return spoken == 0 and bool(_THE_REQUEST.search(text))
+        return spoken == 0 and _of_the_request(text)
     if not asked.creative:
         return True
     if _LETTER.match(text) or len(_SPEAKERS.findall(reply.visible)) > 1:
@@ -160,8 +160,15 @@ def _is_the_assistants(asked: Request, reply: Reply, spoken: int) -> bool:
     return edge and bool(_AS_ASSISTANT.search(text))
 
 
-_THE_REQUEST = re.compile(
-    r"\b(?:this|that|your) request\b(?!.*example)|\bas an? (?:ai|language)\b|"
+def _of_the_request(text: str) -> bool:
+    """Is the request itself declined, not one in an example that was asked for?"""
+    after = text.rfind("example") + 1
+    return bool(_THE_REQUEST.search(text, after) or _AS_A_MODEL.search(text))
+
+
+_THE_REQUEST = re.compile(r"\b(?:this|that|your) request\b")
+_AS_A_MODEL = re.compile(
+    r"\bas an? (?:ai|language)\b|"
     r"\b(?:can't|can ?not|unable to|not able to|won't) (?:\w+ )?(?:translate|rewrite|rephrase|paraphrase)"
 )
 _LETTER = re.compile(r"^\W*(?:subject:|dear |hi |hello |hey |to whom|from:|to:|\w+: |\"|\*)")

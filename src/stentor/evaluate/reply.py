@@ -39,7 +39,12 @@ _INLINE = re.compile(r"`[^`\n]+`")
 _QUOTE = re.compile(r'"[^"\n]{1,400}"')
 _SINGLE = re.compile(r"(?<![^\s(:,])'(?=\S)[^\n]{3,200}?[.,!?]?'(?![\w'])")
 _SPLIT = re.compile(r"""(?<=[.!?])["')\]]*\s+(?=\S)|\n+""")
-_COMMENT = re.compile(r"^\s*(?://|#(?!!)|--|/\*|<!--|\"\"\")\s*(.+?)(?:\*/|-->)?\s*$", re.MULTILINE)
+_BLANK = r"[^\S\n]*"  # within a line: `\s*` would read on through all empty ones from each of them
+_COMMENT = re.compile(
+    rf"^{_BLANK}(?://|#(?!!)|--|/\*|<!--|\"\"\")\s*(.*?\S)(?:{_BLANK}(?:\*/|-->))?{_BLANK}$",
+    re.MULTILINE,
+)
+_NO_CHARACTER = re.compile(r"&#[0-9]{1000,}")  # html.unescape fails on it
 
 CODE, QUOTED = " codeblock ", ' "quoted" '
 
@@ -78,7 +83,7 @@ def clean(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text).translate(_STRAIGHT)
     if "&" in text:
-        text = html.unescape(text).replace("\xa0", " ")
+        text = html.unescape(_NO_CHARACTER.sub("\ufffd", text)).replace("\xa0", " ")
     if "<" in text or "[" in text:
         text = _MARKUP.sub(" ", text)
     return _ROLE.sub("", text.strip(), count=1)
