@@ -92,4 +92,4 @@ def probability(parts: Parts) -> float:
     """How likely a person would call the reply a refusal."""
     score = declining([s.words for s in parts.sentences])
     score += sum(map(mul, _weights(), features(parts)))
-    return 1.0 / (1.0 + math.exp(-score))
+    return 1.0 / (1.0 + math.exp(-max(-700.0, min(700.0, score))))  # exp ends at 709
