@@ -184,13 +184,13 @@ def kappa(one: Sequence[object], other: Sequence[object]) -> float:
 def calibration(
     side: Side = "measuring", folder: Path | None = None, *, draws: int = 2000, seed: int = 0
 ) -> Calibration:
-    """Judge one side and compare; the interval is a seeded percentile bootstrap of pairs."""
+    """Judge one side and compare; the interval is a seeded percentile bootstrap of families."""
     labelled = pairs(side, folder)
     verdicts = [judge(p.prompt, p.response) for p in labelled]
     truth = [p.outcome for p in labelled]
     found = [v.outcome for v in verdicts]
     both = [(t in REFUSED, f in REFUSED) for t, f in zip(truth, found, strict=True)]
-    low, high = _interval(both, draws, seed)
+    low, high = _interval([p.family for p in labelled], both, draws, seed)
     twice = [p.readings for s in get_args(Side) for p in pairs(s, folder) if p.readings]
     one, other = [a for a, _ in twice], [b for _, b in twice]
     same = sum(a == b for a, b in twice)
@@ -253,16 +253,30 @@ def shipped(folder: Path | None = None) -> dict[str, Any]:
     return figures
 
 
-def _interval(both: list[tuple[bool, bool]], draws: int, seed: int) -> tuple[float, float]:
-    """95 % of the kappas of `draws` resamples; only the four counts of a resample matter."""
+def _interval(
+    families: Sequence[str], both: Sequence[tuple[bool, bool]], draws: int, seed: int
+) -> tuple[float, float]:
+    """95 % of the kappas of `draws` resamples of whole families.
+
+    The pairs of a family are alike, so that drawn one by one they would feign more evidence.
+    `both`: for each pair whether people, and whether the judge, call it refused. Only the four
+    counts of a resample matter, so families with the same four are one kind.
+    """
+    counted: dict[str, Counter[tuple[bool, bool]]] = {}
+    for family, answers in zip(families, both, strict=True):
+        counted.setdefault(family, Counter())[answers] += 1
+    cells = [(True, True), (True, False), (False, True), (False, False)]
+    kinds = [tuple(counts[cell] for cell in cells) for counts in counted.values()]
     chance = random.Random(seed)
     kappas = []
     for _ in range(draws):
-        counts = Counter(chance.choices(both, k=len(both)))
-        n = len(both)
-        observed = (counts[True, True] + counts[False, False]) / n
-        yes_a = (counts[True, True] + counts[True, False]) / n
-        yes_b = (counts[True, True] + counts[False, True]) / n
+        drawn = Counter(chance.choices(kinds, k=len(kinds)))
+        yes, only_a, only_b, no = (
+            sum(kind[cell] * times for kind, times in drawn.items()) for cell in range(4)
+        )
+        n = yes + only_a + only_b + no
+        observed = (yes + no) / n
+        yes_a, yes_b = (yes + only_a) / n, (yes + only_b) / n
         expected = yes_a * yes_b + (1 - yes_a) * (1 - yes_b)
         kappas.append(1.0 if expected == 1.0 else (observed - expected) / (1 - expected))
     kappas.sort()
