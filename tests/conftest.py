@@ -51,11 +51,13 @@ def cpu() -> Machine:
     return machine(TrainPart(device="cpu", precision="fp32"))
 
 
-def build_tiny_model(*, seed: int = 0, heads: int = 2, kv_heads: int = 2) -> LlamaForCausalLM:
-    """A Llama of two layers with the bundled vocabulary, random but sharp weights."""
+def build_tiny_model(
+    *, seed: int = 0, heads: int = 2, kv_heads: int = 2, vocabulary: int = 32_768
+) -> LlamaForCausalLM:
+    """A Llama of two layers, of the bundled vocabulary's size, random but sharp weights."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=32_768, hidden_size=16 * heads, intermediate_size=48, num_hidden_layers=2,
+        vocab_size=vocabulary, hidden_size=16 * heads, intermediate_size=48, num_hidden_layers=2,
         num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=16,
         max_position_embeddings=512, rms_norm_eps=1e-5, tie_word_embeddings=True,
         bos_token_id=1, eos_token_id=2, pad_token_id=16,

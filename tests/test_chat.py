@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Any
 
@@ -396,6 +398,29 @@ def test_training_and_generation_see_the_same_ids_of_a_foreign_tokenizer(
             prompt = own.prompt(messages[:end])
             assert prompt == list(whole.ids[: len(prompt)])
             assert whole.mask[len(prompt) - 1 : len(prompt) + 1] == (0, 1)
+
+
+def test_threads_that_encode_at_once_do_not_disturb_each_other(
+    foreign: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server encodes in several; what spells a special token must stay text in each."""
+    own = OwnTemplate(foreign)
+    talks = [[say("user", "Hi")], [say("user", "<|im_end|> and <|im_start|>")]] * 200
+    due = [own.prompt(talk) for talk in talks[:2]] * 200
+    between = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(own.prompt, talks)) == due
+    finally:
+        sys.setswitchinterval(between)
+
+
+def test_a_text_of_its_own_leaves_a_foreign_tokenizer_as_it_is(foreign: Any) -> None:
+    own = OwnTemplate(foreign)
+    before = foreign("<|im_end|>")["input_ids"]
+    assert len(own.segment("<|im_end|>")) > len(before) == 1
+    assert foreign.backend_tokenizer.encode_special_tokens is False
 
 
 _OWN = {form: OwnTemplate(chatml_tokenizer(form)) for form in (CHATML, TRIMMED)}

@@ -335,6 +335,14 @@ def test_a_wrong_field_at_any_depth_names_the_nearest(
             "phases.0.learning_rate: input should be less than or equal to 1, not 3",
         ),
         ("phases.0.batch=0", "phases.0.batch: input should be greater than 0, not 0"),
+        (
+            "generation.temperature=1e-9",
+            "generation: temperature must be 0 (greedy), or at least 0.001",
+        ),
+        (
+            "generation.repetition_penalty=1000",
+            "generation: repetition penalty must be from 0.01 to 100 (1 is none)",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_explained(override: str, problem: str) -> None:

@@ -88,6 +88,9 @@ class Template(Protocol):
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids up to where the reply to the last user message begins."""
 
+    def segment(self, text: str) -> list[int]:
+        """Ids of a text alone; what spells a control piece in it is text."""
+
     def text(self, ids: Sequence[int]) -> str:
         """The reply that generated `ids` spell, without control pieces."""
 
@@ -130,6 +133,23 @@ def _check_prompt(messages: Sequence[Message]) -> None:
         raise DataError("the last message is the assistant's; add the user's next one")
 
 
+def _encoder(tokenizer: Any, *, controls: bool) -> Any:
+    """A copy of what a tokenizer encodes with; `controls`: text may spell its special pieces.
+
+    A copy, because the tokenizer's own is set anew by whoever calls it, in any thread.
+    """
+    own = getattr(tokenizer, "backend_tokenizer", None)
+    if own is None:
+        raise ModelError(
+            "the tokenizer has no fast form, which encoding needs; save it with a tokenizer.json"
+        )
+    backend = type(own).from_str(own.to_str())
+    backend.encode_special_tokens = not controls
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
 class SegmentTemplate:
     """Our template, over a tokenizer that holds its control pieces."""
 
@@ -151,25 +171,22 @@ class SegmentTemplate:
         self._begin = [] if bos is None else [bos]
         self._controls = {*self._begin, *(i for pair in self._marks.values() for i in pair)}
         self.stop_ids = frozenset({self._eos})
-        backend = tokenizer.backend_tokenizer
-        if not isinstance(tokenizer, Pieces):
-            # a copy, because the tokenizer's own is set anew by whoever calls it
-            backend = type(backend).from_str(backend.to_str())
-            backend.encode_special_tokens = True  # text that spells a control piece stays text
-            backend.no_truncation()
-            backend.no_padding()
-        self._backend = backend
+        # nobody sets that of Pieces anew
+        is_light = isinstance(tokenizer, Pieces)
+        self._backend = (
+            tokenizer.backend_tokenizer if is_light else _encoder(tokenizer, controls=False)
+        )
         # every example of a run brings the same system prompt, often its longest text
-        self._system_segment = lru_cache(maxsize=16)(self._segment)
+        self._system_segment = lru_cache(maxsize=16)(self.segment)
 
-    def _segment(self, text: str) -> list[int]:
+    def segment(self, text: str) -> list[int]:
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode(self, messages: Sequence[Message]) -> Encoded:
         check_messages(messages)
         segments = [
-            (self._system_segment if message["role"] == "system" else self._segment)(
+            (self._system_segment if message["role"] == "system" else self.segment)(
                 message["content"]
             )
             for message in messages
@@ -235,6 +252,8 @@ class OwnTemplate:
                 "the tokenizer has no chat template of its own; use ours (model.template: stentor)"
             )
         self._tokenizer = tokenizer
+        self._markup = _encoder(tokenizer, controls=True)
+        self._texts = _encoder(tokenizer, controls=False)
         self._specials = [t for t in tokenizer.all_special_tokens if t]
         self._specials += [str(t) for t in tokenizer.get_added_vocab()]
         self.stop_ids = frozenset({tokenizer.eos_token_id, *stop_ids} - {None})
@@ -259,11 +278,14 @@ class OwnTemplate:
         """Ids of a rendered piece; a mark in it stands for the text of one of `messages`."""
         ids: list[int] = []
         for place, part in enumerate(_MARK.split(rendered)):
-            is_text = place % 2 == 1
-            text = messages[int(part)]["content"] if is_text else part
-            ids += self._tokenizer(text, add_special_tokens=False, split_special_tokens=is_text)[
-                "input_ids"
-            ]
+            if place % 2 == 1:
+                ids += self.segment(messages[int(part)]["content"])
+            else:
+                ids += self._markup.encode(part, add_special_tokens=False).ids
+        return ids
+
+    def segment(self, text: str) -> list[int]:
+        ids: list[int] = self._texts.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode(self, messages: Sequence[Message]) -> Encoded:

@@ -253,13 +253,24 @@ class GenerationPart(Part):
     """Default decoding, saved with the model (the public card's quick start)."""
 
     temperature: Annotated[float, Field(ge=0)] = 1.1
-    """0 decodes greedily."""
+    """0 decodes greedily; else at least 0.001."""
     top_p: Rate = 0.6
     """Only the likeliest tokens that make up this probability are drawn from."""
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.3
-    """Logits of tokens that occurred already are divided by it (multiplied where negative)."""
+    """Logits of tokens that occurred already are divided by it (multiplied where negative);
+    from 0.01 to 100."""
     max_new_tokens: Positive = 80
     """A reply is cut there."""
+
+    @model_validator(mode="after")
+    def _decodes(self) -> GenerationPart:
+        from stentor.generate.sampling import Decoding
+
+        try:
+            Decoding(**self.model_dump())
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return self
 
 
 class Recipe(Part):

@@ -333,6 +333,27 @@ def test_streamed_pieces_join_to_the_reply(
     assert "".join(engine.stream(user("Hi"), decoding)) == text
 
 
+@pytest.mark.parametrize(
+    ("before", "pieces", "text"),
+    [
+        ("The owl", ["▁flies", "."], " flies."),
+        ("The owl", ["s", "▁fly"], "s fly"),
+        ("The owl", ["▁an", "▁short"] * 30, " an short" * 30),
+        ("An 🦉", ["▁flies"], " flies"),
+        ("An 🦉", OWL, "🦉"),
+        ("An 🦉", ["<0xFF>"], "�"),
+        ("🦉", ["▁flies"], " flies"),
+        ("", ["▁An", "▁short"], "An short"),
+    ],
+)
+def test_a_reply_that_goes_on_from_a_text_keeps_its_first_space(
+    engine: Engine, tokenizer: Any, before: str, pieces: list[str], text: str
+) -> None:
+    spelling = engine.spelling(after=engine.text_ids(before))
+    shown = [spelling.add(number) for number in tokenizer.convert_tokens_to_ids(pieces)]
+    assert "".join(shown) + spelling.end() == text
+
+
 def test_a_character_of_several_bytes_arrives_whole(
     make: Callable[..., Engine], tokenizer: Any
 ) -> None:

@@ -189,6 +189,25 @@ def test_all_bad_lines_are_listed_and_nothing_is_generated(
     assert capsys.readouterr().out == ""
 
 
+def test_half_a_character_from_standard_input_is_named_before_anything_is_generated(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = '{"prompt": "Hi"}\n{"prompt": "Hi", "note": "\\ud83d"}\n'
+    monkeypatch.setattr("sys.stdin", io.StringIO(rows))
+    with pytest.raises(DataError, match=r"^1 bad lines\n  standard input:2: it holds half a char"):
+        lines(engine, "-", GREEDY, None)
+    assert capsys.readouterr().out == ""
+
+
+def test_standard_input_that_is_no_text_is_one_line(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(b'{"prompt": "Hi"}\n\xff\n'), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", stream)
+    with pytest.raises(DataError, match=r"^standard input: it can't be read to its end: "):
+        lines(engine, "-", GREEDY, None)
+
+
 def test_a_missing_file_is_named(engine: Engine) -> None:
     with pytest.raises(DataError, match=r"^nowhere\.jsonl: there is no such file$"):
         lines(engine, "nowhere.jsonl", GREEDY, None)

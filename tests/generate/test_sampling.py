@@ -17,10 +17,16 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from stentor.errors import InputError
+from stentor.errors import InputError, ModelError
 from stentor.generate import Decoding
 from stentor.generate.backend import Floats, Ints
-from stentor.generate.sampling import choose, distribution, from_generation
+from stentor.generate.sampling import (
+    COOLEST,
+    PENALTIES,
+    choose,
+    distribution,
+    from_generation,
+)
 
 
 def logits_of(scale: float, *, vocabulary: int = 32_768, seed: int = 0) -> Floats:
@@ -151,14 +157,16 @@ def test_the_ends_of_the_range_draw_tokens_that_are_left(number: float) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": -0.1}, "temperature must be 0 (greedy) or more"),
+        ({"temperature": -0.1}, "temperature must be 0 (greedy), or at least 0.001"),
+        ({"temperature": 1e-50}, "temperature must be 0 (greedy), or at least 0.001"),
         ({"top_p": 0.0}, "top-p must be above 0 and at most 1"),
         ({"top_p": 1.01}, "top-p must be above 0 and at most 1"),
-        ({"repetition_penalty": 0.0}, "repetition penalty must be above 0 (1 is none)"),
+        ({"repetition_penalty": 1e-40}, "repetition penalty must be from 0.01 to 100 (1 is none)"),
+        ({"repetition_penalty": 101}, "repetition penalty must be from 0.01 to 100 (1 is none)"),
         ({"max_new_tokens": 0}, "max new tokens must be at least 1"),
         (
             {"temperature": -1, "max_new_tokens": 0},
-            "temperature must be 0 (greedy) or more; max new tokens must be at least 1",
+            "temperature must be 0 (greedy), or at least 0.001; max new tokens must be at least 1",
         ),
     ],
 )
@@ -166,6 +174,21 @@ def test_settings_that_can_not_be_are_named(settings: dict[str, float], message:
     with pytest.raises(InputError) as caught:
         Decoding(**settings)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("top_p", [1e-6, 0.5, 1.0])
+def test_the_most_extreme_settings_draw_a_token(top_p: float, penalty: float) -> None:
+    logits = logits_of(30.0)
+    decoding = Decoding(COOLEST, top_p, penalty)
+    kept, _ = distribution(logits, np.arange(9), decoding)
+    assert np.isfinite(kept).all() and abs(kept.sum() - 1) < 1e-5
+    assert 0 <= choose(logits, np.arange(9), decoding, stream(0)) < len(logits)
+
+
+def test_a_model_whose_own_settings_can_not_be_is_refused_by_the_file() -> None:
+    with pytest.raises(ModelError, match=r"generation_config\.json: temperature must .*change"):
+        from_generation({"temperature": 1e-9})
 
 
 def test_defaults_are_the_public_cards_quick_start() -> None:

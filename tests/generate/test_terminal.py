@@ -100,8 +100,8 @@ def test_settings_are_shown_and_set(engine: Engine) -> None:
     [
         ("/settings top_p=7", "top-p must be above 0 and at most 1"),
         ("/settings top_p=x", "top_p: 'x' is not a number"),
-        ("/settings temperature=nan", "temperature must be 0 (greedy) or more"),
-        ("/settings repetition_penalty=inf", "repetition penalty must be above 0"),
+        ("/settings temperature=nan", "temperature must be 0 (greedy), or at least 0.001"),
+        ("/settings repetition_penalty=inf", "repetition penalty must be from 0.01 to 100"),
         ("/settings heat=1", "there is no setting 'heat=1'"),
         ("/dance", "there is no command /dance; /help lists them, //dance sends it as text"),
         ("/save", "a file is missing: /save FILE"),
@@ -138,6 +138,14 @@ def test_no_file_is_overwritten_but_the_conversations_own(engine: Engine) -> Non
     assert Path("notes.txt").read_text(encoding="utf-8") == "mine"
     _, screen = held(engine, "/load talk.json", "/save talk.json")
     assert screen.notes[1] == "4 messages saved to talk.json"
+
+
+@pytest.mark.parametrize("command", ["/reset", "/system Be brief."])
+def test_a_new_conversation_is_not_saved_over_the_one_before(engine: Engine, command: str) -> None:
+    _, screen = held(engine, "Hi", "/save talk.json", command, "The weather?", "/save talk.json")
+    assert screen.notes[-1] == "talk.json: there is such a file already; choose another name"
+    saved = json.loads(Path("talk.json").read_text(encoding="utf-8"))
+    assert [m["content"] for m in saved["messages"]] == ["Say.", "Hi", "It is."]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,13 +66,27 @@ def read_rows(path: Path, *, problems: list[str] | None = None) -> Iterator[Row]
                     yield from _checked(fields, f"{path}:row {number}", problems)
                 return
             stream.seek(0)
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    yield from _parsed(line.rstrip(), f"{path}:{number}", problems)
+            yield from read_lines(stream, str(path), problems=problems)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except _UNREADABLE as error:
-        raise DataError(f"{path}: it can't be read to its end: {error}") from error
+        raise _cut_off(str(path), error) from error
+
+
+def read_lines(
+    lines: Iterable[str], name: str, *, problems: list[str] | None = None
+) -> Iterator[Row]:
+    """Rows of JSON lines, which messages call `name`; bad ones are told as by `read_rows`."""
+    try:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield from _parsed(line.rstrip(), f"{name}:{number}", problems)
+    except _UNREADABLE as error:
+        raise _cut_off(name, error) from error
+
+
+def _cut_off(name: str, error: Exception) -> DataError:
+    return DataError(f"{name}: it can't be read to its end: {error}")
 
 
 def _parsed(line: str, where: str, problems: list[str] | None) -> Iterator[Row]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from stentor.chat import Message, check_messages
-from stentor.data.files import read_rows
+from stentor.data.files import Row, read_lines, read_rows
 from stentor.errors import DataError, InputError
 from stentor.generate import Decoding, Engine
 
@@ -29,14 +30,14 @@ def lines(engine: Engine, file: str, decoding: Decoding, system: str | None) -> 
     """JSON lines in, JSON lines out, in the same order."""
     problems: list[str] = []
     requests: list[tuple[dict[str, Any], list[Message]]] = []
-    for where, fields in _read(file, problems):
+    for row in _read(file, problems):
         try:
-            messages = _messages(fields)
+            messages = _messages(row.fields)
             engine.prompt_ids(messages, system)  # refuses what is too long
         except InputError as error:
-            problems.append(f"{where}: {error}")
+            problems.append(f"{row.where}: {error}")
         else:
-            requests.append((fields, messages))
+            requests.append((row.fields, messages))
     if problems:
         raise DataError(f"{len(problems)} bad lines\n  " + "\n  ".join(problems[:50]))
     replies = engine.replies([m for _, m in requests], decoding, system=system)
@@ -50,26 +51,12 @@ def lines(engine: Engine, file: str, decoding: Decoding, system: str | None) -> 
         print(json.dumps(answer, ensure_ascii=False))
 
 
-def _read(file: str, problems: list[str]) -> list[tuple[str, dict[str, Any]]]:
-    if file != "-":
-        path = Path(file)
-        if not path.is_file():
-            raise DataError(f"{file}: there is no such file")
-        return [(row.where, row.fields) for row in read_rows(path, problems=problems)]
-    found = []
-    for number, line in enumerate(sys.stdin, start=1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except json.JSONDecodeError as error:
-            problems.append(f"standard input:{number}: not JSON: {error.msg}")
-            continue
-        if isinstance(fields, dict):
-            found.append((f"standard input:{number}", fields))
-        else:
-            problems.append(f"standard input:{number}: not an object with fields")
-    return found
+def _read(file: str, problems: list[str]) -> Iterator[Row]:
+    if file == "-":
+        return read_lines(sys.stdin, "standard input", problems=problems)
+    if not Path(file).is_file():
+        raise DataError(f"{file}: there is no such file")
+    return read_rows(Path(file), problems=problems)
 
 
 def _messages(fields: dict[str, Any]) -> list[Message]:

@@ -68,7 +68,9 @@ class Conversation:
         return self._engine.system if self.system is None else self.system
 
     def reset(self) -> None:
+        """Forget what was said; the file it was saved to is another conversation's from now on."""
         self.messages.clear()
+        self._file = None
 
     def _reply(self) -> Generator[str, None, None]:
         size = self._engine.count(self.messages, self.system)

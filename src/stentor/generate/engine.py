@@ -156,18 +156,16 @@ class Engine:
 
     def text_ids(self, text: str) -> list[int]:
         """The ids of a plain text to be continued; control pieces in it are text."""
-        tokenizer = self.chat.tokenizer
-        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        begin = tokenizer.bos_token_id
-        return [*([] if begin is None else [begin]), *ids["input_ids"]]
+        begin = self.chat.tokenizer.bos_token_id
+        return [*([] if begin is None else [begin]), *self.chat.template.segment(text)]
 
     def running(self) -> Running:
         """An empty batch that requests join and leave while it runs."""
         return Running(self._backend, self._prefixes, self.chat.template.stop_ids)
 
-    def spelling(self, stops: Sequence[str] = ()) -> Spelling:
-        """What turns the tokens of one reply into text as they come."""
-        return Spelling(self.chat, stops)
+    def spelling(self, stops: Sequence[str] = (), *, after: Sequence[int] = ()) -> Spelling:
+        """What turns the tokens of one reply into text as they come; see Spelling for `after`."""
+        return Spelling(self.chat, stops, after=after)
 
     def tokens(self, requests: Sequence[Request]) -> Iterator[Drawn]:
         """The tokens of requests as they are drawn, stop tokens included."""

@@ -59,7 +59,8 @@ class _Row:
         self.request = request
         self.left = min(request.decoding.max_new_tokens, window - len(request.ids))
         self.room = len(request.ids) + self.left
-        self._draw: Callable[[], float] = Random(request.seed).random
+        # Random takes a number without its sign, and a seed of its own is due to -1 too
+        self._draw: Callable[[], float] = Random(request.seed % 2**64).random
         self._tokens = np.empty(self.room, np.int64)
         self._tokens[: len(request.ids)] = request.ids
         self._used = len(request.ids)

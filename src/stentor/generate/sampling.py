@@ -12,8 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from stentor.errors import InputError
+from stentor.errors import InputError, ModelError
 from stentor.generate.backend import Floats, Ints
+
+COOLEST = 1e-3
+"""The lowest temperature that is not greedy: far below it, numbers in 32 bits overflow."""
+PENALTIES = 0.01, 100.0
+"""The least and the largest repetition penalty, for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +29,19 @@ class Decoding:
     """0 is greedy: the likeliest token each time."""
     top_p: float = 0.6
     repetition_penalty: float = 1.3
+    """1 is none."""
     max_new_tokens: int = 80
     seed: int = 0
 
     def __post_init__(self) -> None:
         problems = []
-        if not 0 <= self.temperature < math.inf:
-            problems.append("temperature must be 0 (greedy) or more")
+        if self.temperature != 0 and not COOLEST <= self.temperature < math.inf:
+            problems.append(f"temperature must be 0 (greedy), or at least {COOLEST:g}")
         if not 0 < self.top_p <= 1:
             problems.append("top-p must be above 0 and at most 1")
-        if not 0 < self.repetition_penalty < math.inf:
-            problems.append("repetition penalty must be above 0 (1 is none)")
+        least, most = PENALTIES
+        if not least <= self.repetition_penalty <= most:
+            problems.append(f"repetition penalty must be from {least:g} to {most:g} (1 is none)")
         if self.max_new_tokens < 1:
             problems.append("max new tokens must be at least 1")
         if problems:
@@ -51,9 +58,12 @@ class Decoding:
 
 
 def from_generation(generation: dict[str, Any]) -> Decoding:
-    """The decoding that a model's generation settings ask for."""
+    """The decoding that a model's generation settings ask for; ModelError when there is none."""
     known = ("temperature", "top_p", "repetition_penalty", "max_new_tokens")
-    return Decoding().changed(**{name: generation.get(name) for name in known})
+    try:
+        return Decoding().changed(**{name: generation.get(name) for name in known})
+    except InputError as error:
+        raise ModelError(f"the model's generation_config.json: {error}; change it there") from None
 
 
 def choose(logits: Floats, seen: Ints, decoding: Decoding, draw: Callable[[], float]) -> int:

@@ -17,12 +17,15 @@ class Spelling:
     the beginning of a stop sequence. A stop sequence and all after it are never given out.
     """
 
-    def __init__(self, loaded: ChatModel, stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, loaded: ChatModel, stops: Sequence[str] = (), *, after: Sequence[int] = ()
+    ) -> None:
+        """`after`: the ids of a text that the reply goes on from, within a sentence perhaps."""
         self._template, self._tokenizer = loaded.template, loaded.tokenizer
         self._stops = tuple(stops)
-        self._ids: list[int] = []
-        self._settled = ""  # the text of the ids before `_open`
-        self._open = 0
+        self._ids = self._known(after)
+        self._settled = ""  # the text of the ids before `_open` that belong to the reply
+        self._open = len(self._ids)
         self._given = ""
         self.stopped = False
         """Whether a stop sequence occurred."""
@@ -49,10 +52,18 @@ class Spelling:
         known = self._template.text(self._ids[self._open - 1 : self._open])
         return self._settled + self._template.text(self._ids[self._open - 1 :])[len(known) :]
 
+    def _known(self, after: Sequence[int]) -> list[int]:
+        """The last id that spells whole characters alone, to be decoded in front of the reply."""
+        for token in reversed(after):
+            text = self._template.text([token, token])  # twice: a space may be all that it spells
+            if text and "\ufffd" not in text and not self._is_byte(token):
+                return [token]
+        return []
+
     def _is_byte(self, token: int) -> bool:
         """Whether a piece spells one byte: what a run of them spells shows only at its end."""
-        piece: str = self._tokenizer.convert_ids_to_tokens(token)
-        return piece.startswith("<0x") and len(piece) == 6
+        piece: str | None = self._tokenizer.convert_ids_to_tokens(token)
+        return piece is not None and piece.startswith("<0x") and len(piece) == 6
 
     def _give(self, text: str, *, held: bool) -> str:
         if self.stopped:
