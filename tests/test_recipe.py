@@ -343,10 +343,54 @@ def test_a_wrong_field_at_any_depth_names_the_nearest(
             "generation.repetition_penalty=1000",
             "generation: repetition penalty must be from 0.01 to 100 (1 is none)",
         ),
+        (
+            "adapter.targets=[q_proj, lm_head]",
+            "adapter.targets.1: input should be 'q_proj', 'k_proj', 'v_proj', 'o_proj', "
+            "'gate_proj', 'up_proj' or 'down_proj', not 'lm_head'; there is down_proj, gate_proj, "
+            "k_proj, o_proj, q_proj, up_proj, v_proj",
+        ),
+        (
+            "adapter.targets=[upproj]",
+            "adapter.targets.0: input should be 'q_proj', 'k_proj', 'v_proj', 'o_proj', "
+            "'gate_proj', 'up_proj' or 'down_proj', not 'upproj'; did you mean 'up_proj'?",
+        ),
+        (
+            "adapter.targets=[]",
+            "adapter.targets: tuple should have at least 1 item after validation, not 0, not []",
+        ),
+        (
+            "phases.0.mix={}",
+            "phases.0.mix: dictionary should have at least 1 item after validation, not 0, not {}",
+        ),
+        ("phases.0.mix.seed=.inf", "phases.0.mix.seed: input should be a finite number, not inf"),
+        ("phases.0.clip=.nan", "phases.0.clip: input should be a finite number, not nan"),
+        (
+            "phases.0.optimiser.betas=[0.9, 1.0]",
+            "phases.0.optimiser.betas.1: input should be less than 1, not 1.0",
+        ),
+        (
+            "phases.0.optimiser.muon_momentum=1",
+            "phases.0.optimiser.muon_momentum: input should be less than 1, not 1",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_explained(override: str, problem: str) -> None:
     assert problems(SMALL, Recipe, (override,)) == (problem,)
+
+
+def test_a_recipe_without_sources_is_told_so() -> None:
+    content = "data: {sources: {}}\nphases: [{name: a, mix: {seed: 8}}]"
+    assert problems(content) == (
+        "data.sources: dictionary should have at least 1 item after validation, not 0, not {}",
+    )
+
+
+def test_a_preference_phase_has_no_plain_forward() -> None:
+    prefers = "phases.1.preference=0.3"
+    assert problems(SMALL, Recipe, (prefers, "train.forward=plain")) == (
+        "phases.1.preference: there is no plain forward of it; set train.forward to auto",
+    )
+    assert load(SMALL, Recipe, (prefers, "train.forward=lean")).phases[1].preference == 0.3
 
 
 def test_dropout_needs_an_adapter() -> None:

@@ -34,6 +34,7 @@ then redirect.
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
 Seed = Annotated[int, Field(ge=0)]
 
@@ -41,7 +42,9 @@ Seed = Annotated[int, Field(ge=0)]
 class Part(BaseModel):
     """Base of all parts of a recipe."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class ModelPart(Part):
@@ -53,6 +56,12 @@ class ModelPart(Part):
     """`auto`: ours where the tokenizer holds its pieces, else the model's own."""
 
 
+Projection = Literal[
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+]  # fmt: skip
+"""The matrices of a Llama block; embedding and head stay as they are under an adapter."""
+
+
 class AdapterPart(Part):
     """A LoRA adapter, trained through PEFT."""
 
@@ -62,15 +71,7 @@ class AdapterPart(Part):
     """The adapter counts alpha / rank times (rslora: alpha / sqrt(rank))."""
     rslora: bool = True
     """Scale by alpha / sqrt(rank) instead of alpha / rank (rank-stabilised LoRA)."""
-    targets: tuple[str, ...] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    )
+    targets: Annotated[tuple[Projection, ...], Field(min_length=1)] = typing.get_args(Projection)
     """The projections that get an adapter."""
 
 
@@ -131,7 +132,7 @@ class DataPart(Part):
     """The share of prompts of each source kept for evaluation …"""
     hold_out_at_least: int = Field(20, ge=0)
     """… but at least so many, where the source has twice as many."""
-    sources: dict[str, SourcePart]
+    sources: Annotated[dict[str, SourcePart], Field(min_length=1)]
 
 
 class OptimiserPart(Part):
@@ -139,15 +140,15 @@ class OptimiserPart(Part):
 
     name: Literal["adamw", "paged_adamw", "muon"] = "adamw"
     """`paged_adamw` takes bitsandbytes' 32-bit paged AdamW on a GPU, else plain AdamW."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay of the means of gradients and of their squares."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """Added to the root of the mean square."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled; not on vectors."""
     muon_rate: Rate = 0.02
-    """Muon's learning rate, for the hidden matrices."""
-    muon_momentum: Fraction = 0.95
+    """Muon's learning rate, for the hidden matrices; an adapter has no others."""
+    muon_momentum: Decay = 0.95
     """Decay of Muon's mean of gradients."""
 
 
@@ -169,7 +170,7 @@ class PhasePart(Part):
 
     name: str
     """Shown in reports, and names the phase in `--set phases.NAME.…`."""
-    mix: dict[str, Annotated[float, Field(gt=0)]]
+    mix: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
     """Source → count of examples (≥ 1), or weight (all below 1) of `examples`.
 
     `SOURCE:KIND` takes the source's rows of that kind only; `SOURCE:contrast` harmful rows with
@@ -180,7 +181,8 @@ class PhasePart(Part):
     epochs: Positive = 1
     """How often each example is seen."""
     learning_rate: Rate = 3e-5
-    """The peak of the schedule."""
+    """The peak of the schedule; not of what Muon trains, which is all of an adapter
+    (optimiser.muon_rate)."""
     batch: Positive = 8
     """Examples in one optimiser step."""
     micro_batch: Positive = 48
@@ -194,7 +196,8 @@ class PhasePart(Part):
     ema: Fraction | None = None
     """Decay of the moving average of the weights: min(ema, (1 + t) / (10 + t))."""
     evaluate_every: Positive | None = None
-    """Steps between evaluations; the best state is carried on. None: at the end only."""
+    """Steps between evaluations, besides that at each epoch's end; the best state of all is
+    carried on. None: at the ends of epochs alone."""
     preference: Annotated[float, Field(gt=0)] | None = None
     """Weight of the odds of the chosen reply against the rejected one (ORPO); None: not looked at.
 
@@ -209,7 +212,11 @@ class PhasePart(Part):
 
 
 class TrainPart(Part):
-    """How a run uses the machine; none of it changes what is learned."""
+    """How a run uses the machine; none of it changes which examples are learned, and how often.
+
+    The bits of a run repeat on a CPU with the same device, precision, threads and micro_tokens:
+    these decide how results are rounded, how a step is split and which numbers dropout draws.
+    """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto takes CUDA, then Apple MPS, then the CPU."""
@@ -223,7 +230,8 @@ class TrainPart(Part):
     """Of the CPU; null: all cores."""
     forward: Literal["auto", "lean", "plain"] = "auto"
     """`plain` is the forward of transformers itself, padded, with all logits: the reference that
-    `lean` (what `auto` takes) is measured against, several times as slow."""
+    `lean` (what `auto` takes) is measured against, several times as slow, and not for preference
+    phases."""
     micro_tokens: Positive | None = None
     """At most so many tokens in a micro-batch of fine-tuning; None: 2,048 on a CPU, where more
     leave the cache, and no limit on a GPU."""
@@ -312,6 +320,7 @@ def disagreements(recipe: Mapping[str, Any]) -> list[str]:
     sources = _mapping(_mapping(recipe.get("data")).get("sources"))
     entries = recipe.get("phases")
     phases = [_mapping(p) for p in entries] if isinstance(entries, list | tuple) else []
+    plain = _mapping(recipe.get("train")).get("forward") == "plain"
     problems = []
     for number, phase in enumerate(phases):
         mix = _mapping(phase.get("mix"))
@@ -327,6 +336,11 @@ def disagreements(recipe: Mapping[str, Any]) -> list[str]:
         if phase.get("rejected") and phase.get("preference") is None:
             problems.append(
                 f"phases.{number}.rejected: it needs preference, the weight of the odds"
+            )
+        if phase.get("preference") is not None and plain:
+            problems.append(
+                f"phases.{number}.preference: there is no plain forward of it; set train.forward "
+                "to auto"
             )
         if phase.get("dropout") and recipe.get("adapter", ...) is None:
             problems.append(f"phases.{number}.dropout: there is no adapter to drop out from")
@@ -364,7 +378,7 @@ class PretrainDataPart(Part):
     """What a base model reads."""
 
     root: str | None = None
-    corpora: dict[str, CorpusPart]
+    corpora: Annotated[dict[str, CorpusPart], Field(min_length=1)]
     validation: str | None = None
     """Held-out shard for the evaluation loss, relative to `root`."""
     dialogues: tuple[SourcePart, ...] = ()
@@ -379,7 +393,7 @@ class PretrainOptimiserPart(OptimiserPart):
     """The same fields with what pretraining starts from."""
 
     name: Literal["adamw", "paged_adamw", "muon"] = "muon"
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
 
 
 class PretrainSchedulePart(SchedulePart):

@@ -35,12 +35,8 @@ def attach(model: Any, part: AdapterPart, base_name: str, *, seed: int) -> Any:
         base_model_name_or_path=base_name,
     )
     model.name_or_path = base_name  # what PEFT writes into the adapter's configuration
-    try:
-        with _quiet_rename():
-            adapted = get_peft_model(model, config)
-    except ValueError as error:
-        raise ModelError(f"adapter.targets: {error}") from None
-    return adapted
+    with _quiet_rename():
+        return get_peft_model(model, config)
 
 
 @contextlib.contextmanager
