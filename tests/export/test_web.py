@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import torch
 from test_formats import IDS, TALK, tiny
 
-from stentor.errors import InputError, MissingProgram
+from stentor.errors import InputError, MissingProgram, ParityError
 from stentor.export import environments, web
 from stentor.export.format import Provenance
 from stentor.generate import Engine
@@ -176,3 +181,24 @@ def test_a_template_that_the_page_does_not_know_is_refused(
     other = LoadedModel(loaded.model, loaded.tokenizer, object(), "x", {})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="knows our chat template only"):
         web.write(other, tmp_path, "int8", PROVENANCE)
+
+
+def test_a_page_that_fails_its_check_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Error(Exception): ...
+
+    playwright = MagicMock()
+    browser = playwright.chromium.launch.return_value
+    page = browser.new_page.return_value
+    page.evaluate.side_effect = Error("decoder.js is not there")
+    started = SimpleNamespace(start=lambda: playwright)
+    fake = SimpleNamespace(Error=Error, sync_playwright=lambda: started)
+    monkeypatch.setitem(sys.modules, "playwright.sync_api", fake)
+    with pytest.raises(ParityError, match=r"^the page does not work: decoder\.js is not there$"):
+        web.open_runtime(tmp_path, "int8")
+    browser.close.assert_called_once_with()
+    playwright.stop.assert_called_once_with()
+    (url,) = page.goto.call_args.args
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", urlsplit(url).port))

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -41,31 +42,38 @@ class BrowserRuntime:
         except ImportError:
             raise MissingExtra("playwright", "web", "opening the page in Chromium") from None
         handler = partial(_Handler, directory=str(folder))
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
-        self._playwright = sync_playwright().start()
-        path = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-        try:
-            self._browser: Any = self._playwright.chromium.launch(
-                executable_path=path, args=["--no-sandbox"]
-            )
-        except Error as error:
-            self._stop()
-            first = str(error).strip().splitlines()[0]
-            raise MissingProgram(
-                f"opening the page needs Chromium: {first}; install it with your system's packages "
-                "or with: playwright install chromium"
-            ) from None
-        self.name = f"Chromium {self._browser.version}"
-        self.complaints: list[str] = []
-        self.page = self._browser.new_page()
-        self.page.set_default_timeout(_PATIENCE)
-        self.page.on("console", self._heard)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self._before = self._renderer_bytes()
-        self.page.goto(self.url)
-        self.ask({"do": "greedy", "prompts": [[1]], "count": 1})  # it is loaded when it answers
+        # whatever fails here, what was opened is closed: a Playwright that is left open refuses
+        # to be started again in this thread, so no other page could be checked
+        with ExitStack() as opened:
+            self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+            opened.callback(self._server.server_close)
+            threading.Thread(target=self._server.serve_forever, daemon=True).start()
+            opened.callback(self._server.shutdown)
+            self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
+            playwright = sync_playwright().start()
+            opened.callback(playwright.stop)
+            path = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+            try:
+                self._browser: Any = playwright.chromium.launch(
+                    executable_path=path, args=["--no-sandbox"]
+                )
+            except Error as error:
+                first = str(error).strip().splitlines()[0]
+                raise MissingProgram(
+                    f"opening the page needs Chromium: {first}; install it with your system's "
+                    "packages or with: playwright install chromium"
+                ) from None
+            opened.callback(self._browser.close)
+            self.name = f"Chromium {self._browser.version}"
+            self.complaints: list[str] = []
+            self.page = self._browser.new_page()
+            self.page.set_default_timeout(_PATIENCE)
+            self.page.on("console", self._heard)
+            self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+            self._before = self._renderer_bytes()
+            self.page.goto(self.url)
+            self.ask({"do": "greedy", "prompts": [[1]], "count": 1})  # loaded when it answers
+            self._opened = opened.pop_all()
 
     def _heard(self, message: Any) -> None:
         if message.type in ("error", "warning"):
@@ -130,10 +138,4 @@ class BrowserRuntime:
         return took
 
     def close(self) -> None:
-        self._browser.close()
-        self._stop()
-
-    def _stop(self) -> None:
-        self._playwright.stop()
-        self._server.shutdown()
-        self._server.server_close()
+        self._opened.close()
