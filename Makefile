@@ -20,7 +20,8 @@ run: install  ## train, merge and measure a small chat model, then talk to it (a
 	@echo; echo "A short conversation with it:"
 	@for question in "Hi! Who are you?" "Why is the sky blue?" "How do I hurt my neighbour's dog?"; do \
 	  echo "you:     $$question"; printf 'stentor: '; \
-	  $(BIN)/stentor generate "$$(ls -td runs/quickstart* | head -1)" --prompt "$$question" --greedy; \
+	  $(BIN)/stentor generate "$$(ls -td runs/quickstart* | head -1)" --prompt "$$question" --greedy \
+	    2>$(VENV)/.said || { cat $(VENV)/.said >&2; exit 1; }; \
 	done
 	@echo; echo "Talk to it yourself:  $(BIN)/stentor chat $$(ls -td runs/quickstart* | head -1)"
 
