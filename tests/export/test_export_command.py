@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import Command, build_tiny_model
 from stentor.chat import SegmentTemplate
@@ -46,8 +49,6 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def model(tmp_path: Path, loaded: LoadedModel) -> Path:
-    import torch
-
     save_model(loaded.model, loaded.tokenizer, tmp_path / "tiny", dtype=torch.float32)
     return tmp_path / "tiny"
 
@@ -221,6 +222,71 @@ def test_copies_are_delivered_with_their_figures(
     with pytest.raises(InputError) as caught:
         command.export(str(model), ["hf:f32"], Path("out"))
     assert str(caught.value).startswith("out/hf-f32: there already; remove it")
+
+
+def test_a_second_export_keeps_the_figures_of_the_first(
+    few: None, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.export(str(model), ["hf:f32"], Path("out"), command="stentor export x --to hf:f32")
+    capsys.readouterr()
+    command.export(
+        str(model), ["hf:f16"], Path("out"), as_json=True, command="stentor export x --to hf:f16"
+    )
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads(Path("out/export.json").read_text("utf-8"))
+    assert [(c["copy"], c["verdict"], c["command"]) for c in told["copies"]] == [
+        ("hf:f32", "passed", "stentor export x --to hf:f32"),
+        ("hf:f16", "passed", "stentor export x --to hf:f16"),
+    ]
+    page = Path("out/export.md").read_text("utf-8")
+    for kind in ("f32", "f16"):
+        assert f"\n| hf:{kind} " in page
+        assert re.search(rf"^- hf:{kind}: .*checked by ", page, re.M)
+        assert f"`stentor export x --to hf:{kind}`" in page  # what repeats it
+    shutil.rmtree("out/hf-f32")
+    command.export(str(model), ["hf:f32"], Path("out"), verify=False, command="stentor export y")
+    told = json.loads(Path("out/export.json").read_text("utf-8"))
+    assert {c["copy"]: c["verdict"] for c in told["copies"]} == {
+        "hf:f16": "passed", "hf:f32": "unverified",
+    }  # fmt: skip
+    assert "--to hf:f32`" not in Path("out/export.md").read_text("utf-8")
+
+
+def test_a_folder_holds_copies_of_one_model(model: Path, tokenizer: Any) -> None:
+    Path("b").mkdir()
+    save_model(build_tiny_model(seed=1), tokenizer, Path("b/tiny"), dtype=torch.float32)
+    command.export(str(model), ["hf:f32"], None, verify=False)
+    before = Path("runs/export-tiny/export.json").read_bytes()
+    with pytest.raises(InputError) as caught:
+        command.export("b/tiny", ["hf:f16"], None, verify=False)
+    said = str(caught.value)
+    assert said.startswith("runs/export-tiny: the copies there are of other weights (from ")
+    assert said.endswith("; remove the folder, or give another with --out")
+    assert Path("runs/export-tiny/export.json").read_bytes() == before
+    assert not Path("runs/export-tiny/hf-f16").exists()
+    Path("runs/export-tiny/export.json").write_text("{", "utf-8")
+    with pytest.raises(InputError, match=r"export\.json: it is not valid JSON: .*; remove the fol"):
+        command.export(str(model), ["hf:f16"], None, verify=False)
+
+
+def test_a_copy_that_was_not_delivered_is_told_until_it_is_tried_again(
+    few: None, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stentor.export import torch_runtime
+
+    right = torch_runtime.TorchRuntime.logits
+    with monkeypatch.context() as wrong:
+        wrong.setattr(
+            torch_runtime.TorchRuntime, "logits", lambda self, ids: right(self, ids) * 1.1
+        )
+        with pytest.raises(ParityError):
+            command.export(str(model), ["hf:f32"], Path("out"))
+    for kind, verdict in (("f16", "not delivered"), ("f32", "passed")):
+        command.export(str(model), [f"hf:{kind}"], Path("out"))
+        told = json.loads(Path("out/export.json").read_text("utf-8"))
+        assert {c["copy"]: c["verdict"] for c in told["copies"]} == {
+            "hf:f16": "passed", "hf:f32": verdict,
+        }  # fmt: skip
 
 
 def test_a_copy_that_is_another_model_is_not_delivered(

@@ -37,14 +37,17 @@ def export(
 ) -> None:
     """Write the copies to `out` (default `runs/export-NAME`) and print what came of them.
 
-    ParityError at the end when a copy broke its limits; the others are delivered.
+    What earlier exports of the same weights made there stays, and is told with it. ParityError at
+    the end when a copy broke its limits; the others are delivered.
     """
-    targets, left_out = _possible(parse(wanted), "all" in wanted)
+    asked = parse(wanted)
+    targets, left_out = _possible(asked, "all" in wanted)
     name = _name(model)
     out = out or Path("runs") / f"export-{name}"
     _check_room(out, targets)
     loaded = load(model)
     provenance = _provenance(loaded, model, name, command)
+    _earlier(out, provenance, asked)  # another model's copies there are told before the work
     reference = Reference(loaded) if verify else None
     results: list[Result] = []
     for target in targets:
@@ -56,10 +59,11 @@ def export(
             if "all" not in wanted:
                 raise
             left_out.append(f"{target.name}: {error}")
-        # after each, so that what an interrupted export has delivered has its figures beside it
-        told = document(provenance, results, left_out)
+        # after each, so that what an interrupted export has delivered has its figures beside it;
+        # read anew, since another export may write there meanwhile
+        told = document(provenance, results, left_out, _earlier(out, provenance, asked))
         write_json(out / "export.json", told)
-        text = markdown(provenance, results, left_out)
+        text = markdown(told)
         write_text(out / "export.md", text)
     if (run := record(model, told)) is not None:
         print(f"{run}: the copies stand in its report.json, card and page now", file=sys.stderr)
@@ -106,6 +110,39 @@ def _check_room(out: Path, targets: Sequence[Target]) -> None:
         owner = left.name.split(".")[-2]
         if owner.isdecimal() and not _alive(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _earlier(out: Path, provenance: Provenance, asked: Sequence[Target]) -> dict[str, list[Any]]:
+    """What `export.json` in the folder tells of other copies than those asked for now.
+
+    `copies`: the figures of those that are there, or were not delivered; `left_out`: its lines.
+    InputError where they are of other weights: the table of a folder tells of one model.
+    """
+    file = out / "export.json"
+    if not file.is_file():
+        return {"copies": [], "left_out": []}
+    elsewhere = "remove the folder, or give another with --out"
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}: it is not valid JSON: {error}; {elsewhere}") from None
+    theirs, ours = told["source_sha256"], provenance.source_sha256
+    if theirs != ours:
+        raise InputError(
+            f"{out}: the copies there are of other weights (from {told['source']}, SHA-256 "
+            f"{theirs[:16]}…, where {provenance.source} has {ours[:16]}…); {elsewhere}"
+        )
+    made_by = {"command": told["command"], "version": told["version"]}  # once for all, formerly
+    names = {target.name for target in asked}
+    return {
+        "copies": [
+            made_by | copy
+            for copy in told["copies"]
+            if (out / copy["folder"]).exists()
+            or (copy["verdict"] == "not delivered" and copy["copy"] not in names)
+        ],
+        "left_out": [line for line in told["left_out"] if line.partition(": ")[0] not in names],
+    }
 
 
 def _alive(process: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,100 +71,112 @@ class Result:
 
 
 def document(
-    provenance: Provenance, results: Sequence[Result], left_out: Sequence[str]
+    provenance: Provenance,
+    results: Sequence[Result],
+    left_out: Sequence[str],
+    earlier: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """`export.json`, and what `--json` prints."""
+    """`export.json`, and what `--json` prints.
+
+    `earlier`: `copies` and `left_out` of the exports into the same folder before this one.
+    """
+    made_by = {"command": provenance.command, "version": provenance.version}
+    copies = {copy["copy"]: copy for copy in earlier["copies"]}
+    copies |= {r.target.name: r.figures() | made_by for r in results}
     return {
         "model": provenance.name,
         "licence": provenance.licence,
         "source": provenance.source,
         "source_sha256": provenance.source_sha256,
-        "command": provenance.command,
-        "version": provenance.version,
-        "copies": [r.figures() for r in results],
-        "left_out": list(left_out),
+        **made_by,
+        "copies": list(copies.values()),
+        "left_out": [*earlier["left_out"], *left_out],
     }
 
 
-def markdown(provenance: Provenance, results: Sequence[Result], left_out: Sequence[str]) -> str:
-    """`export.md`: the table and what stands below it."""
-    rows = [_HEADS, *map(_row, results)]
+def markdown(told: Mapping[str, Any]) -> str:
+    """`export.md`: the table of a document (`export.json`) and what stands below it."""
+    copies = told["copies"]
+    rows = [_HEADS, *map(_row, copies)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADS))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |"
              for r in rows]  # fmt: skip
     lines.insert(1, "| " + " | ".join("-" * w for w in widths) + " |")
+    commands = dict.fromkeys([*(c["command"] for c in copies), told["command"]])
     parts = [
-        f"# {provenance.name}: its copies",
-        f"`{provenance.command}` · source SHA-256 `{provenance.source_sha256[:16]}…` · "
-        f"licence {provenance.licence}",
+        f"# {told['model']}: its copies",
+        f"{' · '.join(f'`{c}`' for c in commands)} · "
+        f"source SHA-256 `{told['source_sha256'][:16]}…` · licence {told['licence']}",
         "\n".join(lines),
-        _legend(results),
+        _legend(copies),
+        "\n".join(filter(None, map(_told, copies))),
+        *(f"Left out: {line}" for line in told["left_out"]),
     ]
-    told = [_told(r) for r in results]
-    parts += ["\n".join(t for t in told if t)]
-    parts += [f"Left out: {line}" for line in left_out]
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
-def _row(result: Result) -> tuple[str, ...]:
-    size = f"{result.weights / 1e6:.2f}" if result.files else "–"
-    parity, speed = result.parity, result.speed
+def _row(copy: Mapping[str, Any]) -> tuple[str, ...]:
+    size = f"{copy['bytes'] / 1e6:.2f}" if copy["files"] else "–"
+    parity, speed = copy["parity"], copy["speed"]
     if parity is None:
         middle: tuple[str, ...] = ("–",) * 5
     else:
-        same = parity.conversations - len(parity.different_ids)
-        low, high = parity.rise_interval
+        low, high = parity["rise_interval"]
         middle = (
-            f"{same}/{parity.conversations}",
-            f"{parity.kl:.1e}",
-            f"{parity.perplexity:.2f} ({parity.rise:+.2f} % [{low:+.2f}, {high:+.2f}])",
-            f"{parity.greedy_equal}/{parity.prompts}, {len(parity.outright)} apart",
-            f"{len(parity.probe_changed)}/{parity.probe}",
+            _same_ids(parity),
+            f"{parity['kl']:.1e}",
+            f"{parity['perplexity']:.2f} ({parity['rise']:+.2f} % [{low:+.2f}, {high:+.2f}])",
+            f"{parity['greedy_equal']}/{parity['prompts']}, {parity['partings_outright']} apart",
+            f"{len(parity['probe_changed'])}/{parity['probe']}",
         )
     end = ("–",) * 3 if speed is None else (
         f"{speed['memory_bytes'] / 1e6:.0f}", f"{speed['load_seconds']:.2f}",
         f"{speed['tokens_per_second']:.0f}",
     )  # fmt: skip
-    return (result.target.name, size, *middle, *end, result.verdict)
+    return (copy["copy"], size, *middle, *end, copy["verdict"])
 
 
-def _legend(results: Sequence[Result]) -> str:
-    parity = next((r.parity for r in results if r.parity), None)
+def _legend(copies: Sequence[Mapping[str, Any]]) -> str:
+    parity = next((c["parity"] for c in copies if c["parity"]), None)
     if parity is None:
         return ""
     return (
         "MB: without tokenizer files. ids: conversations with the reference's token ids. KL: nats "
-        f"a token, mean over n {parity.scored} tokens of held-out text; perplexity: on the same "
-        f"(the reference's is {parity.reference_perplexity:.2f}), its rise with a 95 % interval, "
-        "tokens paired. greedy: replies equal to the reference's; apart: those that part where "
-        "the reference's two tokens are more than 0.02 logits apart. probe: outcomes that "
+        f"a token, mean over n {parity['scored']} tokens of held-out text; perplexity: on the same "
+        f"(the reference's is {parity['reference_perplexity']:.2f}), its rise with a 95 % "
+        "interval, tokens paired. greedy: replies equal to the reference's; apart: those that part "
+        "where the reference's two tokens are more than 0.02 logits apart. probe: outcomes that "
         "changed. memory, load, tok/s: one core, one sequence, the runtime's own library not "
         "counted."
     )
 
 
-def _told(result: Result) -> str:
-    lines = [f"not delivered: {line}" for line in result.failures]
-    lines += [f"unverified: {result.unverified}"] if result.unverified else []
-    lines += [f"warning: {line}" for line in result.warnings]
-    lines += list(result.notes)
-    if result.parity:
-        lines.append(f"checked by {result.parity.runtime}")
-        lines += [f"probe: {line}" for line in result.parity.probe_changed]
-    if result.speed and "first_token_seconds" in result.speed:
-        lines.append(f"first word {result.speed['first_token_seconds']:.1f} s after opening it")
-    lines += [_also(parity) for parity in result.others]
-    lines += [f"not checked by another runtime: {line}" for line in result.unseen]
-    if not lines:
-        return ""
-    return f"- {result.target.name}: " + "; ".join(lines)
+def _told(copy: Mapping[str, Any]) -> str:
+    parity, speed = copy["parity"], copy["speed"]
+    lines = [f"not delivered: {line}" for line in copy["failures"]]
+    lines += [f"unverified: {copy['unverified']}"] if copy["unverified"] else []
+    lines += [f"warning: {line}" for line in copy["warnings"]]
+    lines += copy["notes"]
+    if parity:
+        lines.append(f"checked by {parity['runtime']}")
+        lines += [f"probe: {line}" for line in parity["probe_changed"]]
+    if speed and "first_token_seconds" in speed:
+        lines.append(f"first word {speed['first_token_seconds']:.1f} s after opening it")
+    lines += map(_also, copy["also"])
+    lines += [f"not checked by another runtime: {line}" for line in copy["not_checked_by"]]
+    return f"- {copy['copy']}: {'; '.join(lines)}" if lines else ""
 
 
-def _also(parity: Parity) -> str:
-    same = parity.conversations - len(parity.different_ids)
-    obeyed = f"{len(parity.control_obeyed)} of {parity.control}"
+def _also(parity: Mapping[str, Any]) -> str:
+    obeyed = f"{len(parity['control_obeyed'])} of {parity['control']}"
     return (
-        f"also checked by {parity.runtime}: ids {same}/{parity.conversations}, KL {parity.kl:.1e}, "
-        f"perplexity {parity.rise:+.2f} %, greedy {parity.greedy_equal}/{parity.prompts} equal, "
-        f"{len(parity.outright)} apart; control pieces obeyed in {obeyed}"
+        f"also checked by {parity['runtime']}: ids {_same_ids(parity)}, KL {parity['kl']:.1e}, "
+        f"perplexity {parity['rise']:+.2f} %, "
+        f"greedy {parity['greedy_equal']}/{parity['prompts']} equal, "
+        f"{parity['partings_outright']} apart; control pieces obeyed in {obeyed}"
     )
+
+
+def _same_ids(parity: Mapping[str, Any]) -> str:
+    same = parity["conversations"] - len(parity["different_ids"])
+    return f"{same}/{parity['conversations']}"
