@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from conftest import TINY_RECIPE, Command, Run
 from stentor import recipe as recipes
+from stentor.chat import SegmentTemplate
 from stentor.model import adapters, load
 from stentor.model.save import save_model
 from stentor.recipe import Recipe
@@ -366,6 +367,22 @@ def test_two_processes_share_the_steps_and_make_one_run(
     found, alone = metrics(Path("runs/tiny")), metrics(tiny_run.path)[:3]
     assert [m["loss"] for m in found] == pytest.approx([m["loss"] for m in alone], rel=1e-5)
     assert report(Path("runs/tiny"))["machine"]["processes"] == 2
+
+
+def test_a_step_that_one_process_takes_whole_is_shared_by_two(
+    stentor: Command, template: SegmentTemplate, write_rows: Callable[..., Path]
+) -> None:
+    phase = TINY_RECIPE["phases"][0] | {"mix": {"stop": 18, "seed": 8}, "batch": 26}
+    recipe = write_rows("two.yaml", [TINY_RECIPE | {"phases": [phase], "probe": None}])
+    assert stentor("train", recipe, "--out", "one").code == 0
+    done = stentor("train", recipe, "--out", "two", ranks=2, env={"MASTER_PORT": "29642"})
+    assert done.code == 0, done.err
+    (one,), (two,) = metrics(Path("one")), metrics(Path("two"))
+    assert one["examples"] == two["examples"] == 26
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    system = {"role": "system", "content": TINY_RECIPE["data"]["system"]}
+    prefix = template.encode([system, {"role": "user", "content": "?"}]).system
+    assert two["tokens"] == one["tokens"] + prefix  # the prompt that all share, once in each part
 
 
 def test_a_run_begun_by_one_process_may_be_resumed_by_two(

@@ -33,7 +33,7 @@ class ExampleStream:
     ) -> None:
         """A step sees `batch` examples; at most `micro_batch` of them, and `micro_tokens` tokens
         (a prefix that they share counted once), are one of its parts. `lanes`: how many parts go
-        through the model at a time."""
+        through the model at a time, in all processes together."""
         if not examples:
             raise DataError("a phase has no examples; see stentor data show")
         self._examples = examples

@@ -155,7 +155,7 @@ class _Curriculum:
             epochs=phase.epochs,
             seed=recipe.seed * 1000 + number,
             micro_tokens=self._micro_tokens,
-            lanes=self._lanes,
+            lanes=self._lanes * self.machine.processes,
         )
         self.display.say(
             f"phase {number} of {len(self.course)}, {phase.name}: {len(examples):,} examples, "
