@@ -11,9 +11,13 @@ import httpx
 import openai
 import pytest
 
-from stentor.chat import Message
+from conftest import build_scripted_model, build_tiny_model
+from stentor.chat import JINJA, Message, OwnTemplate, SegmentTemplate
 from stentor.generate import Decoding, Engine
 from stentor.model.load import LoadedModel
+from stentor.model.tokenizer import put_on
+from stentor.serve.answers import Tokens
+from test_chat import chatml_tokenizer
 
 if TYPE_CHECKING:
     from running_server import Running
@@ -83,7 +87,7 @@ def test_a_seed_repeats_a_reply_and_none_gives_another(client: openai.OpenAI) ->
 
     assert say(seed=3) == say(seed=3)
     assert len({say(seed=3), say(seed=4), say(), say()}) == 4
-    assert say(seed=-(2**63)) and say(seed=2**63 - 1)
+    assert len({say(seed=seed) for seed in (1, -1, 2**63 - 1, -(2**63))}) == 4
 
 
 def test_n_choices_are_the_seeds_that_follow(client: openai.OpenAI, engine: Engine) -> None:
@@ -96,6 +100,12 @@ def test_n_choices_are_the_seeds_that_follow(client: openai.OpenAI, engine: Engi
     assert [c.index for c in got.choices] == [0, 1, 2]
     assert got.usage is not None and got.usage.completion_tokens == 18
     assert got.usage.prompt_tokens == expected[0].prompt_tokens
+    got = client.chat.completions.create(
+        model="tiny", messages=user("Hi"), max_tokens=6, n=3, seed=-1, **SAMPLED
+    )
+    expected = engine.replies([user("Hi")] * 2, rule, seeds=[0, 1])
+    assert [c.message.content for c in got.choices[1:]] == [r.text for r in expected]
+    assert len({c.message.content for c in got.choices}) == 3
 
 
 def test_n_choices_are_streamed_apart(client: openai.OpenAI) -> None:
@@ -211,6 +221,57 @@ def test_plain_completions_continue_each_prompt(client: openai.OpenAI) -> None:
     assert texts == [c.text for c in got.choices]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_completion_goes_on_within_its_sentence(client: openai.OpenAI, stream: bool) -> None:
+    """The space in front of its first word is text, and is counted."""
+    asked: dict[str, Any] = {"model": "scripted", "prompt": "It", "logprobs": 0, **GREEDY}
+    if stream:
+        choices = [c.choices[0] for c in client.completions.create(**asked, stream=True)]
+    else:
+        choices = client.completions.create(**asked).choices
+    assert "".join(choice.text for choice in choices) == " is."
+    chances = [choice.logprobs for choice in choices if choice.logprobs]
+    tokens = [token for one in chances for token in one.tokens or []]
+    offsets = [offset for one in chances for offset in one.text_offset or []]
+    assert (tokens, offsets) == ([" is", "."], [0, 3])
+
+
+def test_a_text_from_nothing_begins_without_a_space(serve: Any, tokenizer: Any) -> None:
+    it, is_ = tokenizer.convert_tokens_to_ids(["▁It", "▁is"])
+    begin, stop = tokenizer.bos_token_id, tokenizer.eos_token_id
+    model = build_scripted_model({begin: [it], it: [is_], is_: [stop]})
+    template = SegmentTemplate(tokenizer)
+    running = serve(LoadedModel(model, tokenizer, template, "begins", {}))
+    got = running.client().completions.create(model="begins", prompt="", logprobs=0, **GREEDY)
+    assert got.choices[0].text == "It is" and got.choices[0].logprobs is not None
+    assert got.choices[0].logprobs.text_offset == [0, 2]
+
+
+def test_an_empty_prompt_is_refused_where_nothing_begins_a_text(serve: Any) -> None:
+    tokenizer = chatml_tokenizer()
+    put_on(tokenizer, JINJA)
+    model = build_tiny_model(vocabulary=len(tokenizer))
+    running = serve(LoadedModel(model, tokenizer, SegmentTemplate(tokenizer), "foreign", {}))
+    got = running.post("/v1/completions", json={"prompt": ["Hi", ""], "max_tokens": 1})
+    assert got.status_code == 400 and got.json()["error"]["param"] == "prompt"
+    assert "the prompt is empty" in got.json()["error"]["message"]
+    got = running.post("/v1/completions", json={"prompt": "Hi", "max_tokens": 1})
+    assert got.status_code == 200
+
+
+def test_tokens_of_byte_level_bpe_are_named_by_what_they_spell() -> None:
+    tokenizer = chatml_tokenizer()
+    tokens = Tokens(LoadedModel(None, tokenizer, OwnTemplate(tokenizer), "foreign", {}))
+    text = "You assume a user: ĠĊ, é 🦉\n\t"
+    named = [tokens.name(number) for number in tokenizer(text)["input_ids"]]
+    assert b"".join(bytes(octets) for _, octets in named) == text.encode()
+    names = [name for name, _ in named]
+    assert "\\xc3" in names and any(name.startswith(" ") for name in names)
+    mark = "<|im_start|>"
+    assert tokens.name(tokenizer.convert_tokens_to_ids(mark)) == (mark, list(mark.encode()))
+    assert tokens.name(len(tokenizer)) == ("", [])
+
+
 def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
     assert [m.id for m in client.models.list()] == ["tiny", "scripted"]
     found = client.models.retrieve("scripted")
@@ -318,6 +379,8 @@ def test_the_client_that_does_not_wait_gets_its_own_replies(
     [
         ({"temperature": 3}, "temperature", "less than or equal to 2"),
         ({"temperature": "hot"}, "temperature", "valid number"),
+        ({"temperature": 1e-50}, "temperature", "0, which is greedy, or at least 0.001"),
+        ({"repetition_penalty": 1e-40}, "repetition_penalty", "greater than or equal to 0.01"),
         ({"top_p": 1.5}, "top_p", "less than or equal to 1"),
         ({"n": 0}, "n", "greater than or equal to 1"),
         ({"n": 9}, "n", "at most 8"),

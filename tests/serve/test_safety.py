@@ -21,7 +21,8 @@ import pytest
 
 from stentor.errors import InputError, MissingExtra
 from stentor.model.load import LoadedModel
-from stentor.serve.command import bind, check_key, is_loopback
+from stentor.serve.command import bind, check_key
+from stentor.serve.guard import is_loopback
 from stentor.serve.limits import Limits
 
 if TYPE_CHECKING:
@@ -39,13 +40,20 @@ def asking(tokens: int = 400, **more: Any) -> dict[str, Any]:
     return {"messages": content, "max_tokens": tokens, "temperature": 0} | more
 
 
-def wire(running: Running, body: dict[str, Any] | None = None, **headers: str) -> socket.socket:
-    """A connection that has sent a request and has read nothing."""
+def wire(
+    running: Running,
+    body: dict[str, Any] | None = None,
+    *,
+    source: str = "127.0.0.1",
+    **headers: str,
+) -> socket.socket:
+    """A connection that has sent a request and has read nothing; it comes from `source`."""
     host, port = running.url.removeprefix("http://").split(":")
     sent = json.dumps(body or asking(stream=True)).encode()
     lines = {"host": host, "content-type": "application/json", "content-length": str(len(sent))}
     head = "".join(f"{name}: {value}\r\n" for name, value in (lines | headers).items())
-    connection = socket.create_connection((host, int(port)), timeout=30)
+    place = (host, int(port))
+    connection = socket.create_connection(place, timeout=30, source_address=(source, 0))
     connection.sendall(f"POST {CHAT} HTTP/1.1\r\n{head}\r\n".encode() + sent)
     return connection
 
@@ -122,15 +130,33 @@ def test_a_full_queue_is_503_and_a_full_share_429(serve: Serve, tiny: LoadedMode
     held = [wire(running), wire(running)]
     (model,) = running.models
     assert until(lambda: (model.scheduler.running, model.scheduler.waiting) == (1, 1))
-    own = running.post(CHAT, json=asking())
+    own = running.post(CHAT, json=asking(user="another name of the same one"))
     assert (own.status_code, own.json()["error"]["type"]) == (429, "rate_limit_error")
-    other = wire(running, asking(stream=True, user="other"))
+    other = wire(running, source="127.0.0.2")
     assert until(lambda: model.scheduler.waiting == 2)
-    full = running.post(CHAT, json=asking(user="third"))
+    with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.3")) as third:
+        full = third.post(running.url + CHAT, json=asking())
     assert (full.status_code, full.json()["error"]["type"]) == (503, "server_error")
     assert full.headers["retry-after"] == "1"
     for connection in (*held, other):
         connection.close()
+    assert running.settled()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [(CHAT, asking()), ("/v1/completions", {"prompt": "Hi"})]
+)
+def test_a_full_queue_is_told_before_a_prompt_is_read(
+    serve: Serve, tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch, path: str, body: Any
+) -> None:
+    running = serve(tiny, limits=Limits(slots=1, queue=0))
+    (model,) = running.models
+    with wire(running):
+        assert until(lambda: model.scheduler.running == 1)
+        for name in ("request", "text_ids"):  # what reads a prompt; without it, this is 500
+            monkeypatch.setattr(model.engine, name, None)
+        got = running.post(path, json=body)
+        assert (got.status_code, got.json()["error"]["code"]) == (503, "queue_full")
     assert running.settled()
 
 
@@ -225,6 +251,27 @@ def test_a_failing_step_fails_its_replies_and_no_later_ones(
     assert running.post(CHAT, json=asking(3)).status_code == 200
 
 
+def test_health_says_failed_while_no_reply_comes_to_its_end(
+    serve: Serve, tiny: LoadedModel
+) -> None:
+    running = serve(tiny)
+    decoder = running.models[0].engine._backend
+    forward = decoder.forward
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("out of order")
+
+    decoder.forward = broken  # type: ignore[method-assign]
+    for status in (200, 200, 503):
+        assert running.post(CHAT, json=asking(2)).status_code == 500
+        assert httpx.get(f"{running.url}/health").status_code == status
+    assert httpx.get(f"{running.url}/health").json()["status"] == "failed"
+    assert 'stentor_failed_steps{model="tiny"} 3.0' in httpx.get(f"{running.url}/metrics").text
+    decoder.forward = forward  # type: ignore[method-assign]
+    assert running.post(CHAT, json=asking(2)).status_code == 200
+    assert httpx.get(f"{running.url}/health").json()["status"] == "ok"
+
+
 def test_stopping_finishes_the_streams_that_run(serve: Serve, tiny: LoadedModel) -> None:
     running = serve(tiny)
     stream = running.client().chat.completions.create(model="tiny", **asking(200), stream=True)
@@ -239,12 +286,16 @@ def test_stopping_finishes_the_streams_that_run(serve: Serve, tiny: LoadedModel)
 # --- who may ask ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[::2]:80"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "", "[::2]:80", "10.0.0.1:80"]
+)
 def test_a_foreign_host_name_is_421(shared: Running, host: str) -> None:
     assert httpx.get(f"{shared.url}/v1/models", headers={"host": host}).status_code == 421
 
 
-@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:1", "LOCALHOST"])
+@pytest.mark.parametrize(
+    "host", ["localhost:8000", "127.0.0.1", "[::1]:1", "LOCALHOST", "127.0.0.2:8000"]
+)
 def test_the_names_of_loopback_are_served(shared: Running, host: str) -> None:
     assert httpx.get(f"{shared.url}/v1/models", headers={"host": host}).status_code == 200
 
@@ -281,6 +332,12 @@ def test_binding_elsewhere_needs_a_key() -> None:
     check_key("0.0.0.0", "long enough", loopback=False)
     with pytest.raises(InputError, match="shorter than 8"):
         check_key("127.0.0.1", "short", loopback=True)
+
+
+@pytest.mark.parametrize("key", ["schlüssel-und-schloss", "with a\ttab", " space in front"])
+def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
+    with pytest.raises(InputError, match="clients can't send this API key"):
+        check_key("127.0.0.1", key, loopback=True)
 
 
 def test_a_port_in_use_is_one_line() -> None:

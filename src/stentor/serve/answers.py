@@ -35,7 +35,17 @@ class Reply:
     text: str = ""
     drawn: list[Drawn] = field(default_factory=list)
     end: Any = None
-    tokens: int = 0
+
+
+def _alphabet() -> dict[str, int]:
+    """How byte-level BPE writes bytes: printable ones as they are, the others from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [value for value in range(256) if value not in printable]
+    signs = {chr(value): value for value in printable}
+    return signs | {chr(256 + place): value for place, value in enumerate(others)}
+
+
+_ALPHABET = _alphabet()
 
 
 class Tokens:
@@ -43,18 +53,27 @@ class Tokens:
 
     def __init__(self, loaded: ChatModel) -> None:
         self._tokenizer, self._stop_ids = loaded.tokenizer, loaded.template.stop_ids
+        backend = loaded.tokenizer.backend_tokenizer
+        self._added = frozenset(backend.get_added_tokens_decoder())
+        # byte-level BPE (GPT-2's, Llama 3's) writes a space as Ġ
+        self._by_bytes = backend.decoder is not None and backend.decoder.decode(["aĠ"]) == "a "
 
     def name(self, token: int) -> tuple[str, list[int]]:
-        """A token's text, and its bytes."""
-        piece: str = self._tokenizer.convert_ids_to_tokens(token)
+        """A token's text, in which bytes that are no character stand as `\\xe2`, and its bytes."""
+        octets = self._bytes(token)
+        return octets.decode("utf-8", "backslashreplace"), list(octets)
+
+    def _bytes(self, token: int) -> bytes:
+        piece: str | None = self._tokenizer.convert_ids_to_tokens(token)
+        if piece is None:  # a row of the model's vocabulary that the tokenizer leaves free
+            return b""
+        if token in self._added:  # written as it is
+            return piece.encode()
+        if self._by_bytes:
+            return bytes(_ALPHABET[sign] for sign in piece)
         if piece.startswith("<0x") and len(piece) == 6:
-            value = int(piece[3:5], 16)
-            return bytes([value]).decode("utf-8", "backslashreplace"), [value]
-        if piece.startswith(("▁", "Ġ")) or "▁" in piece:
-            text = piece.replace("▁", " ").replace("Ġ", " ")
-        else:
-            text = piece
-        return text, list(text.encode())
+            return bytes([int(piece[3:5], 16)])
+        return piece.replace("▁", " ").encode()
 
     def chances(self, drawn: Sequence[Drawn]) -> list[TokenChance]:
         """Of the tokens that make text; the stop token is not among them."""
@@ -139,7 +158,7 @@ class TextWriter:
             CompletionChoice(
                 index=index,
                 text=reply.text,
-                logprobs=self._chances("", reply.drawn),
+                logprobs=self._chances("", reply.text, reply.drawn),
                 finish_reason=reply.end,
             )
             for index, reply in enumerate(replies)
@@ -150,7 +169,7 @@ class TextWriter:
         return None
 
     def piece(self, index: int, before: str, text: str, drawn: Sequence[Drawn]) -> dict[str, Any]:
-        return self._chunk(index, text, self._chances(before, drawn), None)
+        return self._chunk(index, text, self._chances(before, text, drawn), None)
 
     def closing(self, index: int, end: str) -> dict[str, Any]:
         return self._chunk(index, "", None, end)
@@ -159,13 +178,16 @@ class TextWriter:
         kind = {"object": "text_completion"}
         return self._head | kind | {"choices": [], "usage": usage.model_dump()}
 
-    def _chances(self, before: str, drawn: Sequence[Drawn]) -> CompletionLogprobs | None:
+    def _chances(self, before: str, text: str, drawn: Sequence[Drawn]) -> CompletionLogprobs | None:
+        """Of the tokens of `text`, which follows what was written `before`."""
         if not self._logprobs:
             return None
         found = self._tokens.chances(drawn)
         offsets, offset = [], len(before)
+        if not before and found and found[0].token.startswith(" ") and not text.startswith(" "):
+            offset -= 1  # a text's first word is written without the space of its token
         for chance in found:
-            offsets.append(offset)
+            offsets.append(max(0, offset))
             offset += len(chance.token)
         return CompletionLogprobs(
             tokens=[chance.token for chance in found],

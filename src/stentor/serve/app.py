@@ -35,6 +35,7 @@ from stentor.serve.openai import (
 )
 from stentor.serve.page_files import page_files
 from stentor.serve.refusals import Refused, documented
+from stentor.serve.scheduler import Client
 from stentor.serve.served import Served
 from stentor.serve.streams import streamed, whole
 
@@ -102,6 +103,7 @@ def _api(app: FastAPI, models: dict[str, Served], metrics: Metrics) -> None:
     )
     async def chat(asked: ChatRequest, request: Request) -> Any:
         served = find(asked.model)
+        served.admit(asked, _client(request, asked))
         requests, dropped = await asyncio.to_thread(served.chat, asked)
         writer = ChatWriter(
             served.name, served.fingerprint, served.tokens,
@@ -117,6 +119,7 @@ def _api(app: FastAPI, models: dict[str, Served], metrics: Metrics) -> None:
     )
     async def complete(asked: CompletionRequest, request: Request) -> Any:
         served = find(asked.model)
+        served.admit(asked, _client(request, asked))
         requests = await asyncio.to_thread(served.complete, asked)
         writer = TextWriter(
             served.name, served.fingerprint, served.tokens, logprobs=asked.likeliest is not None
@@ -153,13 +156,13 @@ def _api(app: FastAPI, models: dict[str, Served], metrics: Metrics) -> None:
         response_model=Health,
     )
     async def health() -> Any:
-        alive = all(served.scheduler.alive for served in models.values())
+        works = all(served.scheduler.working for served in models.values())
         found = Health(
-            status="ok" if alive else "failed",
+            status="ok" if works else "failed",
             running=sum(served.scheduler.running for served in models.values()),
             waiting=sum(served.scheduler.waiting for served in models.values()),
         )
-        return found if alive else JSONResponse(found.model_dump(), 503)
+        return found if works else JSONResponse(found.model_dump(), 503)
 
     @app.get(
         "/metrics",
@@ -171,11 +174,15 @@ def _api(app: FastAPI, models: dict[str, Served], metrics: Metrics) -> None:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+def _client(request: Request, asked: Common) -> Client:
+    return (request.client.host if request.client else "", asked.user or "")
+
+
 async def _reply(
     request: Request, asked: Common, served: Served, requests: Any, writer: Any
 ) -> Any:
-    host = request.client.host if request.client else ""
-    ticket = served.submit(requests, asked.stops, f"{host}\n{asked.user or ''}")
+    continues = isinstance(asked, CompletionRequest)
+    ticket = served.submit(requests, asked.stops, _client(request, asked), continues=continues)
     if not asked.stream:
         return await whole(request, ticket, writer)
     options = asked.stream_options

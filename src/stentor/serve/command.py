@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import signal
 import socket
@@ -23,7 +22,7 @@ try:
 
     from stentor.serve.app import build
     from stentor.serve.connections import patient
-    from stentor.serve.guard import LOOPBACK
+    from stentor.serve.guard import is_loopback
     from stentor.serve.metrics import Metrics
     from stentor.serve.served import Served
 except ImportError as missing:
@@ -60,23 +59,23 @@ def serve(
         run(app, limits, served, [listener])
 
 
-def is_loopback(host: str) -> bool:
-    if host in LOOPBACK:
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def check_key(host: str, api_key: str | None, *, loopback: bool) -> None:
     if api_key is not None and len(api_key) < 8:
         raise InputError("serve: the API key is shorter than 8 characters; take a longer one")
+    if api_key is not None and not _fits_a_header(api_key):
+        raise InputError(
+            "serve: clients can't send this API key: in a header only letters, digits and signs "
+            "of ASCII arrive as they were sent, and no space at an end; take another key"
+        )
     if not loopback and api_key is None:
         raise InputError(
             f"serve: binding to {host} lets others in; add --api-key KEY "
             "(or STENTOR_API_KEY), or stay on 127.0.0.1"
         )
+
+
+def _fits_a_header(text: str) -> bool:
+    return text.isascii() and text.isprintable() and text == text.strip()
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -1,7 +1,7 @@
 """The gate in front of the application: who may ask, from where, and how much they may send.
 
 A page of another site can reach a loopback server through the browser of whoever runs it. It is
-kept out by three rules: the Host header must name this machine (against rebound names), a body
+kept out by three rules: the Host header must name loopback (against rebound names), a body
 must be called JSON (which no form can), and no answer permits another origin.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -18,7 +19,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stentor.serve.limits import Limits
 from stentor.serve.refusals import Refused, answer
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _OPEN = frozenset({"/health"})
 
 POLICY = (
@@ -33,6 +33,14 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
+
+
+def is_loopback(host: str) -> bool:
+    """Whether it is `localhost` or an address by which only this machine reaches itself."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class Guard:
@@ -76,7 +84,7 @@ class Guard:
             return
         host = headers.get("host", "")
         name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        if name.lower() not in LOOPBACK:
+        if not is_loopback(name):
             raise Refused(421, "this server answers only to the name of this machine's loopback")
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:

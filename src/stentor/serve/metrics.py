@@ -32,6 +32,9 @@ class Metrics:
         self._running = Gauge("stentor_running", "Replies being decoded.", model, registry=here)
         self._waiting = Gauge("stentor_waiting", "Replies that wait.", model, registry=here)
         self._steps = Gauge("stentor_steps", "Decoding steps so far.", model, registry=here)
+        self._failures = Gauge(
+            "stentor_failed_steps", "Decoding steps that failed so far.", model, registry=here
+        )
 
     def watch(
         self,
@@ -39,11 +42,13 @@ class Metrics:
         running: Callable[[], float],
         waiting: Callable[[], float],
         steps: Callable[[], float],
+        failures: Callable[[], float],
     ) -> None:
         """Read these whenever the metrics are asked for."""
         self._running.labels(model).set_function(running)
         self._waiting.labels(model).set_function(waiting)
         self._steps.labels(model).set_function(steps)
+        self._failures.labels(model).set_function(failures)
 
     def answered(self, path: str, status: int) -> None:
         self._requests.labels(path, str(status)).inc()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from stentor.chat import Message
+from stentor.generate.sampling import COOLEST, PENALTIES
 
 Zero = Annotated[float, Field(ge=0, le=0)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
@@ -19,6 +20,12 @@ Stop = Annotated[str, Field(min_length=1, max_length=200)]
 def _truth(value: Any) -> Any:
     if value is not None and not isinstance(value, bool):  # 0 equals False
         raise ValueError("Input should be a valid boolean")
+    return value
+
+
+def _drawable(value: float) -> float:
+    if 0 < value < COOLEST:
+        raise ValueError(f"Input should be 0, which is greedy, or at least {COOLEST:g}")
     return value
 
 
@@ -67,9 +74,11 @@ class Common(Strict):
     """Fields of both kinds of requests; what is left out takes the model's own settings."""
 
     model: str | None = Field(None, description="One of /v1/models; the first, if left out.")
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2), AfterValidator(_drawable)] | None = Field(
+        None, description=f"0 is greedy; else at least {COOLEST:g}."
+    )
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = Field(
+    repetition_penalty: Annotated[float, Field(ge=PENALTIES[0], le=10)] | None = Field(
         None, description="Our own; 1 is none."
     )
     max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None

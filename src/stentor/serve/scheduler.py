@@ -1,7 +1,8 @@
 """Continuous batching: one thread steps a running batch, which replies join and leave.
 
 Between two steps whoever waits takes the free slots. The client with the fewest replies running
-comes first, so nobody is starved by somebody with many requests. The thread never waits for a
+comes first, so nobody is starved by somebody with many requests. How many may wait is counted by
+address, since a client can make up as many users as it likes. The thread never waits for a
 reader: what it draws goes to `deliver`, once a step for all replies together.
 """
 
@@ -20,12 +21,17 @@ from stentor.generate.text import Spelling
 
 _PREFILL = 1024
 """Tokens of prompts that are computed between two steps: longer ones would make streams stutter."""
+_BROKEN = 3
+"""Failed steps without a reply that came to its end between them: then the server is broken."""
+
+Client = tuple[str, str]
+"""The address that a request came from, and the user that it names ("" where it names none)."""
 
 log = logging.getLogger("stentor.serve")
 
 
 class Busy(StentorError):
-    """There is no room in the queue; `own` tells whether the client's own share is full."""
+    """There is no room in the queue; `own` tells whether the share of its address is full."""
 
     def __init__(self, waiting: int, *, own: bool) -> None:
         super().__init__(f"{waiting} replies are waiting already; try again in a second")
@@ -61,7 +67,7 @@ class Job:
 
     request: Request
     spelling: Spelling
-    client: str
+    client: Client
     index: int = 0
     tokens: int = 0
     held: list[Drawn] = field(default_factory=list)
@@ -93,7 +99,7 @@ class Scheduler:
     ) -> None:
         self._engine, self._deliver = engine, deliver
         self._slots, self._queue, self._client_queue = slots, queue, client_queue
-        self._waiting: dict[str, deque[Job]] = {}
+        self._waiting: dict[Client, deque[Job]] = {}
         self._cancelled: list[Job] = []
         self._changed = threading.Condition()
         self._closing = False
@@ -101,6 +107,8 @@ class Scheduler:
         self._jobs: dict[Request, Job] = {}
         self.steps = 0
         self.failures = 0
+        """How many steps have failed in all."""
+        self._row = 0  # how many since a reply came to its end
         self._thread = threading.Thread(target=self._run, name="stentor-decoding", daemon=True)
 
     @property
@@ -118,20 +126,30 @@ class Scheduler:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
+    @property
+    def working(self) -> bool:
+        """Whether replies come to their end, as far as can be told."""
+        return self.alive and self._row < _BROKEN
+
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, jobs: Sequence[Job]) -> None:
-        """Queue all of them, or none: raises Busy or Closing."""
+    def check(self, client: Client, count: int) -> None:
+        """Raises Busy or Closing where so many replies of a client can't be queued now."""
         with self._changed:
             if self._closing:
                 raise Closing
-            count, own = self._count(), len(self._waiting.get(jobs[0].client, ()))
+            waiting, own = self._count(), self._count(client[0])
             free = self._slots - len(self._jobs)
-            if count + len(jobs) > self._queue + free:
-                raise Busy(count, own=False)
-            if own + len(jobs) > self._client_queue + free:
+            if waiting + count > self._queue + free:
+                raise Busy(waiting, own=False)
+            if own + count > self._client_queue + free:
                 raise Busy(own, own=True)
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue all of them, which are one client's, or none: raises Busy or Closing."""
+        with self._changed:
+            self.check(jobs[0].client, len(jobs))
             for job in jobs:
                 self._waiting.setdefault(job.client, deque()).append(job)
             self._changed.notify()
@@ -157,8 +175,10 @@ class Scheduler:
                 self._changed.notify()
             self._thread.join(10)
 
-    def _count(self) -> int:
-        return sum(map(len, self._waiting.values()))
+    def _count(self, address: str | None = None) -> int:
+        """How many replies wait: all, or those of one address."""
+        lines = self._waiting.items()
+        return sum(len(line) for (of, _), line in lines if address in (None, of))
 
     def _run(self) -> None:
         while True:
@@ -175,6 +195,7 @@ class Scheduler:
             except Exception:
                 log.exception("a decoding step failed")
                 self.failures += 1
+                self._row += 1
                 self._fail([*chosen, *self._jobs.values()])
 
     def _forget(self, gone: Iterable[Job]) -> None:
@@ -232,6 +253,7 @@ class Scheduler:
             if event is None:
                 continue
             if event.end:
+                self._row = 0
                 del self._jobs[one.request]
                 if not one.end:
                     self._batch.leave(one.request)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 
 from stentor.chat import Message, check_messages
 from stentor.errors import InputError
@@ -15,9 +16,9 @@ from stentor.generate.running import Request
 from stentor.serve.answers import Tokens
 from stentor.serve.limits import Limits
 from stentor.serve.metrics import Metrics
-from stentor.serve.openai import ChatRequest, Common, CompletionRequest, Usage
+from stentor.serve.openai import ChatRequest, CompletionRequest, Usage
 from stentor.serve.refusals import Refused
-from stentor.serve.scheduler import Busy, Closing, Event, Job, Scheduler
+from stentor.serve.scheduler import Busy, Client, Closing, Event, Job, Scheduler
 
 _AGAIN = {"retry-after": "1"}
 
@@ -49,7 +50,7 @@ class Served:
         )  # fmt: skip
         metrics.watch(
             name, lambda: self.scheduler.running, lambda: self.scheduler.waiting,
-            lambda: self.scheduler.steps,
+            lambda: self.scheduler.steps, lambda: self.scheduler.failures,
         )  # fmt: skip
 
     def start(self) -> None:
@@ -59,11 +60,17 @@ class Served:
 
     # --- requests ------------------------------------------------------------------------------
 
+    def admit(self, asked: ChatRequest | CompletionRequest, client: Client) -> None:
+        """Refused when there is no room for the replies: before their prompts cost anything."""
+        with _refusing():
+            self.scheduler.check(client, self._choices(asked) * _prompts(asked))
+
     def chat(self, asked: ChatRequest) -> tuple[list[Request], int]:
         """A request for each choice, and how many turns were dropped to make room.
 
         Refused when they can't be served. Takes milliseconds.
         """
+        count = self._choices(asked)
         messages, system = self._conversation(asked)
         decoding, dropped = self._decoding(asked), 0
         try:
@@ -77,14 +84,21 @@ class Served:
             size = self.engine.window
             code = "context_length_exceeded" if f"window is {size}" in str(error) else None
             raise Refused(400, str(error), param="messages", code=code) from None
-        return [_seeded(first, number) for number in range(self._choices(asked, 1))], dropped
+        return [_seeded(first, number) for number in range(count)], dropped
 
     def complete(self, asked: CompletionRequest) -> list[Request]:
         """A request for each prompt and choice, in OpenAI's order."""
-        count = self._choices(asked, len(asked.prompts))
+        count = self._choices(asked)
         decoding, found = self._decoding(asked), []
         for prompt in asked.prompts:
             ids = self.engine.text_ids(prompt)
+            if not ids:
+                raise Refused(
+                    400,
+                    "the prompt is empty, and this model has no token that begins a text; "
+                    "give it something to continue",
+                    param="prompt",
+                )
             if len(ids) >= self.engine.window:
                 raise Refused(
                     400,
@@ -102,12 +116,14 @@ class Served:
             return messages[1:], ""  # an empty system message is none
         return messages, self.system
 
-    def _choices(self, asked: Common, prompts: int) -> int:
+    def _choices(self, asked: ChatRequest | CompletionRequest) -> int:
+        """How many replies each prompt gets."""
         count = asked.n or 1
-        if count * prompts > self.limits.choices:
+        whole = count * _prompts(asked)
+        if whole > self.limits.choices:
             raise Refused(
                 400,
-                f"{count * prompts} replies are asked for; this server gives at most "
+                f"{whole} replies are asked for; this server gives at most "
                 f"{self.limits.choices} to a request",
                 param="n",
             )
@@ -133,23 +149,32 @@ class Served:
 
     # --- replies -------------------------------------------------------------------------------
 
-    def submit(self, requests: Sequence[Request], stops: Sequence[str], client: str) -> Ticket:
-        """Queue the replies of one HTTP request."""
+    def submit(
+        self,
+        requests: Sequence[Request],
+        stops: Sequence[str],
+        client: Client,
+        *,
+        continues: bool = False,
+    ) -> Ticket:
+        """Queue the replies of one HTTP request; `continues`: they go on from a text."""
         jobs = [
-            Job(request, self.engine.spelling(stops), client, index)
+            Job(
+                request,
+                self.engine.spelling(stops, after=request.ids if continues else ()),
+                client,
+                index,
+            )
             for index, request in enumerate(requests)
         ]
         inbox: asyncio.Queue[tuple[Job, Event]] = asyncio.Queue()
         self._inboxes |= dict.fromkeys(jobs, inbox)
         try:
-            self.scheduler.submit(jobs)
-        except Busy as error:
+            with _refusing():
+                self.scheduler.submit(jobs)
+        except Refused:
             self.forget(jobs)
-            status = 429 if error.own else 503
-            raise Refused(status, str(error), code="queue_full", headers=_AGAIN) from None
-        except Closing as error:
-            self.forget(jobs)
-            raise Refused(503, str(error), code="stopping") from None
+            raise
         return Ticket(self, jobs, inbox)
 
     def forget(self, jobs: Sequence[Job]) -> None:
@@ -247,9 +272,26 @@ class Ticket:
             served.metrics.ended(served.name, end, len(job.request.ids), job.tokens, seconds)
 
 
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What the scheduler has no room for, as the answer to who asked."""
+    try:
+        yield
+    except Busy as error:
+        status = 429 if error.own else 503
+        raise Refused(status, str(error), code="queue_full", headers=_AGAIN) from None
+    except Closing as error:
+        raise Refused(503, str(error), code="stopping") from None
+
+
+def _prompts(asked: ChatRequest | CompletionRequest) -> int:
+    """How many prompts a request brings."""
+    return len(asked.prompts) if isinstance(asked, CompletionRequest) else 1
+
+
 def _seeded(request: Request, number: int) -> Request:
     """The request of another choice: the same prompt, its own seed."""
     if number == 0:
         return request
-    seed = (request.seed + number) % 2**63
+    seed = request.seed + number
     return Request(request.ids, request.decoding, seed, request.lead, request.likeliest)
