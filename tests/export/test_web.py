@@ -51,6 +51,7 @@ def runtime(folder: Path) -> Iterator[Any]:
         runtime = web.open_runtime(folder, "int8")
     except MissingProgram as error:
         pytest.skip(str(error))
+    runtime.page.on("dialog", lambda box: box.accept())  # it asks before a conversation is lost
     yield runtime
     assert runtime.complaints == []  # type: ignore[attr-defined]
     runtime.close()
@@ -121,6 +122,7 @@ def test_a_person_can_talk_to_it(runtime: Any, loaded: LoadedModel) -> None:
     texts = []
     for _ in range(2):
         page.click("#new")
+        assert page.query_selector(".reply") is None
         page.fill("#message", "Hi </s> there")
         page.keyboard.press("Enter")
         page.wait_for_selector(".reply:not(.writing)")

@@ -14,18 +14,21 @@ const state = {
   running: null,
 };
 
+// there the Option key, which is Alt elsewhere, writes characters
+const onMac = /^(Mac|iP)/.test(navigator.platform);
+
 const turns = () => state.turns[state.view];
 const chosen = () => state.view === "chat" ? [$("model-a").value] : [$("model-a").value, $("model-b").value];
 const facts = (id) => state.models.find((model) => model.id === id);
 
 function notice(text, problem = false) {
   $("notice").textContent = text;
-  $("notice").hidden = !text;
   $("notice").classList.toggle("problem", problem);
 }
 
 async function begin() {
   $("key-row").hidden = !backend.keyed;
+  if (onMac) for (const id of ["new", "export", "open-settings"]) $(id).title = $(id).title.replace(/ \(.*/, "");
   backend.useKey(sessionStorage.getItem("stentor.key") ?? "");
   try {
     state.models = await backend.models(notice);
@@ -57,9 +60,13 @@ function look() {
 }
 
 function busy(on) {
+  const focused = document.activeElement;
   $("send").hidden = on;
   $("stop").hidden = !on;
   for (const id of ["new", "model-a", "model-b", "tab-chat", "tab-compare"]) $(id).disabled = on;
+  // who was on the button that went away goes on at what took its place; nobody else is moved
+  if (on && focused === $("send")) $("stop").focus();
+  if (!on && [$("stop"), document.body].includes(focused)) $("message").focus();
   if (!on) state.running = null;
 }
 
@@ -69,6 +76,7 @@ async function send() {
   $("message").value = "";
   grow();
   notice("");
+  $("spoken").replaceChildren();
   const turn = { user: text, replies: chosen().map((model) => ({ model, text: "" })) };
   turns().push(turn);
   const elements = addTurn($("log"), turn, state.view);
@@ -77,7 +85,6 @@ async function send() {
   await Promise.all(turn.replies.map((reply, place) => answer(turn, place, elements[place])));
   if (turn.replies.every((reply) => reply.problem && !reply.text)) takeBack(turn);
   busy(false);
-  $("message").focus();
 }
 
 /** Nothing came of a message: it returns to its field, to be changed or sent again. */
@@ -151,6 +158,7 @@ function save() {
 
 function restart() {
   if (state.running) return;
+  if (turns().length && !confirm("Forget this conversation and begin a new one?")) return;
   state.turns[state.view] = [];
   $("room").textContent = "";
   look();
@@ -203,8 +211,10 @@ for (const name of ["chat", "compare"]) {
   });
 }
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && state.running) state.running.abort();
-  if (!event.altKey || event.ctrlKey || event.metaKey) return;
+  // keys in the dialog are the dialog's, and those of an input method its own
+  if (event.isComposing || $("settings").open) return;
+  if (event.key === "Escape") state.running?.abort();
+  if (onMac || !event.altKey || event.ctrlKey || event.metaKey) return;
   const action = { KeyN: restart, KeyE: save, KeyS: openSettings }[event.code];
   if (action) { event.preventDefault(); action(); }
 });

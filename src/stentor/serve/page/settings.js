@@ -5,30 +5,33 @@ const NUMBERS = ["temperature", "top_p", "repetition_penalty", "max_tokens", "se
 const WHOLE = ["max_tokens", "seed"];
 const field = (name) => document.getElementById(name);
 
-/** The settings that a model brings. */
-export function own({ system, defaults }) {
-  return { system: system ?? "", greedy: false, seed: "", ...defaults, max_tokens: defaults.max_new_tokens };
+/** The settings that a model brings, and its window, which bounds them. */
+export function own({ system, defaults, window }) {
+  return { system: system ?? "", greedy: false, seed: "", ...defaults, max_tokens: defaults.max_new_tokens, window };
 }
 
 export function fillForm(settings) {
+  field("max_tokens").max = settings.window;
   field("system").value = settings.system;
   field("greedy").checked = settings.greedy;
   for (const name of NUMBERS) field(name).value = settings[name];
   dim();
 }
 
-/** What the form says otherwise than `settings`. */
+/** What the form says otherwise than `settings`, which may lie beyond its bounds and stay there. */
 export function readForm(settings) {
   const read = { system: field("system").value.trim(), greedy: field("greedy").checked };
   for (const name of NUMBERS) {
     const { value, min, max } = field(name);
-    if (value === "" || Number.isNaN(Number(value))) continue;
     let number = Number(value);
+    if (value === "" || Number.isNaN(number) || number === settings[name]) continue;
     if (min !== "") number = Math.max(Number(min), number);
     if (max !== "") number = Math.min(Number(max), number);
     read[name] = WHOLE.includes(name) ? Math.trunc(number) : number;
   }
-  const differs = ([name, value]) => value !== (name === "system" ? settings.system.trim() : settings[name]);
+  // a text field has line feeds only
+  const system = settings.system.replace(/\r\n?/g, "\n").trim();
+  const differs = ([name, value]) => value !== (name === "system" ? system : settings[name]);
   return Object.fromEntries(Object.entries(read).filter(differs));
 }
 

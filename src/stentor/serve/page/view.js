@@ -80,10 +80,10 @@ export function finish({ box, said, facts }, reply) {
   follow(box.closest("ol"));
 }
 
-/** Tells a screen reader a whole reply, once, and not its pieces. */
+/** Tells a screen reader a whole reply, once, and not its pieces; the other of two stays. */
 export function speak(region, reply, named) {
   const text = reply.text.trim() || "no output";
-  region.textContent = named ? `${reply.model}: ${text}` : text;
+  region.append(make("p", "", named ? `${reply.model}: ${text}` : text));
 }
 
 function follow(log, always = false) {
