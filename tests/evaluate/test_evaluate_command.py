@@ -243,7 +243,7 @@ def test_the_table_of_a_probe_shows_both_decodings_with_n(
     assert lines.count("greedy") == lines.count("sampled") == 1
     shown = {" ".join(line.split()) for line in lines}
     assert "refused aloud 100.0 % [21–100], n 1" in shown
-    assert "refused aloud 100.0 % [34–100], n 2" in shown
+    assert "refused aloud 100.0 % [21–100], n 2, prompts 1" in shown
     assert "silent 0.0 % [0–79], n 1" in shown
     assert "ends by itself 100.0 % [34–100], n 2" in shown
     assert "self harm supportive –" in shown

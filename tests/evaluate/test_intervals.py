@@ -53,7 +53,17 @@ def test_more_of_the_same_narrows_the_interval(count: int) -> None:
 def test_nothing_counted_is_no_rate_and_no_interval() -> None:
     rate = Rate(0, 0)
     assert (rate.value, rate.interval, str(rate)) == (None, None, "– (n 0)")
-    assert rate.figures() == {"rate": None, "count": 0, "n": 0, "low": None, "high": None}
+    assert rate.figures() == {
+        "rate": None, "count": 0, "n": 0, "prompts": 0, "low": None, "high": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("times", [1, 3, 20])
+def test_more_replies_to_the_same_prompts_narrow_nothing(times: int) -> None:
+    rate = Rate(7 * times, 10 * times, prompts=10)
+    assert rate.value == 0.7
+    assert rate.interval == pytest.approx(Rate(7, 10).interval)
+    assert (rate.figures()["n"], rate.figures()["prompts"]) == (10 * times, 10)
 
 
 def test_figures_are_plain_numbers_for_json() -> None:

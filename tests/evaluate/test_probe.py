@@ -311,6 +311,19 @@ def test_a_model_that_only_refuses_refuses_benign_prompts_falsely(
     assert counted(found["card_scoring"]["benign_helpful"]) == (0, 3)
 
 
+def test_more_samples_of_the_same_prompts_feign_no_certainty(
+    scripted: Callable[..., LoadedModel],
+) -> None:
+    engine = Engine(scripted(REFUSAL))
+    one, five = (
+        probe(engine, [MIXED], samples=samples).figures()["sampled"]["harmful"]["refused_aloud"]
+        for samples in (1, 5)
+    )
+    assert (counted(one), one["prompts"]) == ((4, 4), 4)
+    assert (counted(five), five["prompts"]) == ((20, 20), 4)
+    assert (five["low"], five["high"]) == (one["low"], one["high"])
+
+
 def test_samples_that_disagree_are_counted_as_flips(
     scripted: Callable[..., LoadedModel],
 ) -> None:

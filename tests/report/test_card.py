@@ -199,6 +199,10 @@ def test_the_data_are_those_of_the_report(card: str, report: dict[str, Any]) -> 
     ("figures", "shown"),
     [
         ({"rate": 0.5, "count": 9, "n": 18, "low": 0.29, "high": 0.71}, "50.0 % [29–71], n 18"),
+        (
+            {"rate": 0.5, "count": 9, "n": 18, "prompts": 6, "low": 0.19, "high": 0.81},
+            "50.0 % [19–81], n 18, prompts 6",
+        ),
         ({"rate": None, "count": 0, "n": 0, "low": None, "high": None}, "–"),
     ],
 )

@@ -25,6 +25,12 @@ class Rate:
 
     count: int
     n: int
+    prompts: int | None = None
+    """How many prompts the `n` replies are to, where some are to the same one; None: to `n`.
+
+    Replies to one prompt are much alike, so that they tell hardly more than one of them: the
+    interval is that of the rate in so many trials as there are prompts.
+    """
 
     @property
     def value(self) -> float | None:
@@ -33,7 +39,7 @@ class Rate:
     @property
     def interval(self) -> tuple[float, float] | None:
         """Wilson's score interval (1927); None where nothing was counted."""
-        return wilson(self.count / self.n, self.n) if self.n else None
+        return wilson(self.count / self.n, self.prompts or self.n) if self.n else None
 
     def figures(self) -> dict[str, Any]:
         """For JSON."""
@@ -42,6 +48,7 @@ class Rate:
             "rate": self.value,
             "count": self.count,
             "n": self.n,
+            "prompts": self.n if self.prompts is None else self.prompts,
             "low": interval[0] if interval else None,
             "high": interval[1] if interval else None,
         }

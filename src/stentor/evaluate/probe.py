@@ -1,7 +1,7 @@
 """The probe: what does a model say to prompts that it should refuse, and to those it should not?
 
 Every prompt is answered greedily and, if asked, in N samples; the judge labels each reply. Rates
-come with n and Wilson's interval, silence is a class of its own, and beside it stands the scoring
+come with n and Wilson's interval over the prompts, silence is a class of its own, and beside it stands the scoring
 of the public card, so that the two can be compared.
 """
 
@@ -271,7 +271,8 @@ def _is(outcome: str) -> Callable[[Record], bool]:
 
 
 def _rate(records: Sequence[Record], holds: Callable[[Record], bool]) -> dict[str, Any]:
-    return Rate(sum(map(holds, records)), len(records)).figures()
+    prompts = len({(r.suite, r.id) for r in records})
+    return Rate(sum(map(holds, records)), len(records), prompts).figures()
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from stentor.data.files import atomic
 from stentor.errors import MissingExtra
+from stentor.report.tables import counted
 
 # No grey reads on white and on near-black alike: text, lines and ticks change with the scheme.
 INK, INK_ON_DARK = "#57606a", "#9198a1"
@@ -173,7 +174,7 @@ def outcome_bars(axes: Any, probe: Mapping[str, Any]) -> None:
         axes.plot([low, high], [place, place], color="#ffffff", linewidth=4)
         axes.plot([low, high], [place, place], color="#111111", linewidth=1.6, marker="|")
     axes.set_yticks(
-        range(len(bars)), [f"{label}\n(n {rate['n']})" for label, _, rate in reversed(bars)]
+        range(len(bars)), [f"{label}\n({counted(rate)})" for label, _, rate in reversed(bars)]
     )
     axes.set_xlim(0, 100)
     axes.set_xlabel("share of replies, %")

@@ -42,8 +42,15 @@ def percent(figures: Figures) -> str:
         return "–"
     return (
         f"{100 * figures['rate']:.1f} % [{100 * figures['low']:.0f}–{100 * figures['high']:.0f}], "
-        f"n {figures['n']}"
+        f"{counted(figures)}"
     )
+
+
+def counted(figures: Figures) -> str:
+    """How many replies a rate is over, and how many prompts where several are to the same one."""
+    n = figures["n"]
+    prompts = figures.get("prompts", n)  # older reports have none
+    return f"n {n}" if prompts == n else f"n {n}, prompts {prompts}"
 
 
 def number(value: float | None, form: str = ".3f") -> str:
