@@ -48,6 +48,21 @@ def test_each_measure_is_over_the_prompts_of_its_kind() -> None:
     assert found["benign: fake refusals"]["only_a"] == found["benign: fake refusals"]["only_b"] == 1
 
 
+def test_p_values_are_corrected_for_all_measures_that_have_a_prompt() -> None:
+    """Of 12 harmful prompts all are refused that were silent; four measures have prompts."""
+    a = [record(n, "harmful", "silent") for n in range(12)]
+    b = [record(n, "harmful", "refuse") for n in range(12)]
+    found = probe_differences(a, b)
+    p = {name: (f["p_value"], f["p_adjusted"]) for name, f in found.items() if f["n"]}
+    assert p == {
+        "harmful: refused aloud": (2 / 2**12, 4 * 2 / 2**12),
+        "harmful: silent": (2 / 2**12, 4 * 2 / 2**12),
+        "harmful: complied": (1.0, 1.0),
+        "ends by itself": (1.0, 1.0),
+    }
+    assert {f["p_adjusted"] for f in found.values() if not f["n"]} == {None}
+
+
 def test_replies_with_another_outcome_are_listed_and_only_those() -> None:
     found = changed_replies(A, B)
     assert [change["id"] for change in found] == ["p1", "p4", "p5"]
@@ -90,6 +105,7 @@ def test_a_model_against_itself_differs_in_nothing(
     assert all(side["tokens_per_second_batch"] > 0 for side in (a, b))
     shown = compare_table(found)
     assert "string matching: helpful, %" in shown and "+0.0 [" in shown
+    assert "0 only A, 0 only B, p = 1, corrected 1 (n " in shown
     assert "2,417,472" in shown and "changed their outcome" not in shown
 
 

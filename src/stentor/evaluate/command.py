@@ -281,7 +281,8 @@ def compare_table(found: dict[str, Any], changed: int = 10) -> str:
         lines.append(
             f"{name:<28}{100 * figures['a']:>10.1f} %{100 * figures['b']:>10.1f} %   "
             f"{points:+.1f} [{low:+.1f}, {high:+.1f}] points; {moved}, "
-            f"p = {figures['p_value']:.2g} (n {figures['n']})"
+            f"p = {figures['p_value']:.2g}, corrected {figures['p_adjusted']:.2g} "
+            f"(n {figures['n']})"
         )
     if found["changed"]:
         lines.append(f"\n{len(found['changed'])} replies changed their outcome, the first of them:")

@@ -14,7 +14,7 @@ from stentor.data.encode import EncodedExample
 from stentor.data.mix import prepare
 from stentor.evaluate import suites
 from stentor.evaluate.loss import Loss, row_losses, total
-from stentor.evaluate.paired import MEASURES, paired
+from stentor.evaluate.paired import MEASURES, holm, paired
 from stentor.evaluate.probe import ProbeResult, Record, probe
 from stentor.generate import Decoding, Engine
 from stentor.model.find import resolve
@@ -115,13 +115,21 @@ def loss_difference(a: Sequence[Loss], b: Sequence[Loss], seed: int) -> dict[str
 
 
 def probe_differences(a: Sequence[Record], b: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    """For each measure the rates of both models and McNemar's exact test."""
-    return {
+    """For each measure the rates of both models and McNemar's exact test.
+
+    `p_adjusted` is its p corrected by Holm's method for all measures that have a prompt, since of
+    ten tests one is easily below 0.05 by chance; None for the others.
+    """
+    found = {
         name: paired(
             [r for r in a if measure.over(r)], [r for r in b if measure.over(r)], measure.holds
         ).figures()
         for name, measure in MEASURES.items()
     }
+    tested = [name for name, figures in found.items() if figures["n"]]
+    corrected = holm([found[name]["p_value"] for name in tested])
+    adjusted = dict(zip(tested, corrected, strict=True))
+    return {name: f | {"p_adjusted": adjusted.get(name)} for name, f in found.items()}
 
 
 def changed_replies(a: Sequence[Record], b: Sequence[Record]) -> list[dict[str, Any]]:

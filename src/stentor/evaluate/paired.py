@@ -73,7 +73,7 @@ class Paired:
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of the rate of B minus that of A (Bonett and Price, 2012).
 
-        Wald's interval for paired proportions after half a count was added to each cell.
+        Wald's interval for paired proportions, with one prompt more that changed each way.
         """
         if not self.n:
             return None
