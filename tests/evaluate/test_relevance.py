@@ -36,9 +36,10 @@ def test_scores_are_the_log_probabilities_of_each_reply_after_each_prompt(
     guesser: LoadedModel, cpu: Machine
 ) -> None:
     records = [record(1), record(2, "A robin sings at night."), record(3, "No.", prompt="Well")]
-    found = measured._scores(records, guesser, cpu)
+    found = measured._scores(records, records[:2], guesser, cpu)
+    assert found.shape == (3, 2)
     for i, asked in enumerate(records):
-        for j, answered in enumerate(records):
+        for j, answered in enumerate(records[:2]):
             encoded = guesser.template.encode(
                 [
                     {"role": "user", "content": asked.prompt},
@@ -57,9 +58,9 @@ def test_a_reply_is_relevant_when_its_own_prompt_makes_it_likeliest(
 ) -> None:
     """The guess is replaced by a rule that is known: a prompt likes the reply of its number."""
 
-    def scores(records: list[Record], *_: Any) -> torch.Tensor:
+    def scores(asked: list[Record], answered: list[Record], *_: Any) -> torch.Tensor:
         return torch.tensor(
-            [[-abs(int(a.id[1:]) - int(b.response[6:-1])) for b in records] for a in records]
+            [[-abs(int(a.id[1:]) - int(b.response[6:-1])) for b in answered] for a in asked]
         ).double()
 
     monkeypatch.setattr(measured, "_scores", scores)
@@ -78,22 +79,43 @@ def test_what_is_harmful_or_silent_is_not_asked_about(guesser: LoadedModel, cpu:
     assert relevance(records[1:], guesser, cpu) == {}
 
 
+def grouped(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """A list that fills with the prompts of each group; the guess is left out."""
+    groups: list[list[str]] = []
+
+    def scores(asked: list[Record], answered: list[Record], *_: Any) -> torch.Tensor:
+        groups.append([r.id for r in asked])
+        return torch.zeros(len(asked), len(answered)).double()
+
+    monkeypatch.setattr(measured, "_scores", scores)
+    return groups
+
+
 def test_who_stands_together_is_decided_by_the_seed_alone(
     monkeypatch: pytest.MonkeyPatch, guesser: LoadedModel, cpu: Machine
 ) -> None:
-    groups: list[list[str]] = []
-
-    def scores(records: list[Record], *_: Any) -> torch.Tensor:
-        groups.append([r.id for r in records])
-        return torch.zeros(OF, OF).double()
-
-    monkeypatch.setattr(measured, "_scores", scores)
+    groups = grouped(monkeypatch)
     records = [record(n) for n in range(23)]
     for seed in (1, 1, 2):
         relevance(records, guesser, cpu, seed=seed)
     first, second, other = groups[:3], groups[3:6], groups[6:]
     assert first == second != other
     assert [len(group) for group in first] == [OF] * 3 and len({*first[2]}) == OF
+
+
+def test_a_silent_model_is_asked_about_the_same_groups(
+    monkeypatch: pytest.MonkeyPatch, guesser: LoadedModel, cpu: Machine
+) -> None:
+    """Else a model that is silent to hard prompts would be compared on other, easier ones."""
+    groups = grouped(monkeypatch)
+    spoken = [record(n) for n in range(23)]
+    part = [record(n, outcome="silent") if n % 3 == 0 else record(n) for n in range(23)]
+    assert relevance(spoken, guesser, cpu).keys() == {r.key for r in spoken}
+    found = relevance(part, guesser, cpu)
+    assert groups[:3] == groups[3:] and len(groups) == 6
+    assert found.keys() == {r.key for r in part if r.outcome != "silent"}
+    silent = [record(n, outcome="silent") for n in range(23)]
+    assert relevance(silent, guesser, cpu) == {}
 
 
 def test_the_figures_hold_the_rate(guesser: LoadedModel, cpu: Machine) -> None:
@@ -109,4 +131,4 @@ def test_a_reply_that_the_guesser_can_not_hold_is_an_error(
 ) -> None:
     long = record(1, "bird " * 600)
     with pytest.raises(InputError, match=r"p1: .* have 6\d\d tokens, more than the 512"):
-        measured._scores([long], guesser, cpu)
+        measured._scores([long], [long], guesser, cpu)
