@@ -114,6 +114,24 @@ def test_a_recipe_is_scored_on_its_held_out_rows(
 
 @pytest.mark.parametrize(
     ("rows", "message"),
+def test_rows_that_are_not_scored_as_they_stand_are_told(
+    model: str, write_rows: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model holds 512 tokens."""
+    long = [
+        {"prompt": "Why is the sky blue?", "response": " ".join([ANSWER] * 80)},
+        {"prompt": "How do I pick a lock? " * 200, "response": "No."},
+    ]
+    file = write_rows("long.jsonl", [*CHAT, *long])
+    assert losses(model, [str(file)])["overall"]["tokens"] > 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"{file}: 1 of 4 rows left out: longer than 512 tokens",
+        f"{file}: 1 of 4 rows changed: reply cut at the end of a sentence",
+    ]
+    losses(model, [str(write_rows("short.jsonl", CHAT))])
+    assert capsys.readouterr().err == ""
+
+
     [
         ([], "the file has no rows"),
         ([{"text": "a"}, {"text": ""}], ":2: there is no text in the row"),

@@ -26,7 +26,7 @@ from stentor.evaluate.judge import judge
 from stentor.evaluate.loss import Loss
 from stentor.evaluate.probe import ProbeResult, Record, probe
 from stentor.evaluate.relevance import relevance
-from stentor.generate.choice import open_engine
+from stentor.generate.choice import open_engine, say
 from stentor.model.load import LoadedModel, load
 from stentor.recipe import Recipe, SourcePart, TrainPart
 from stentor.report.tables import percent
@@ -77,7 +77,7 @@ def _file_loss(path: Path, loaded: LoadedModel, computer: Machine) -> Loss:
         raise DataError(f"{len(tally.problems)} bad rows\n  " + "\n  ".join(tally.problems[:50]))
     encoded = encode(
         rows, "file", loaded.template, system=loaded.generation.get("system"),
-        max_tokens=loaded.window, tally=Tally(),
+        max_tokens=loaded.window, tally=tally,
     )  # fmt: skip
     return measured.reply_losses(loaded.model, {"file": encoded}, computer)["file"]
 
