@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from stentor.errors import DataError, InputError
+from stentor.evaluate import command
 from stentor.evaluate.command import losses, minimal_pairs, probe_table, run_probe, table
 from stentor.evaluate.probe import Record
 from stentor.model.load import LoadedModel
@@ -112,8 +114,6 @@ def test_a_recipe_is_scored_on_its_held_out_rows(
     assert table(found).splitlines()[2].split() == ["lone", "–", "–", "–", "0"]
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
 def test_rows_that_are_not_scored_as_they_stand_are_told(
     model: str, write_rows: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,6 +132,8 @@ def test_rows_that_are_not_scored_as_they_stand_are_told(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
     [
         ([], "the file has no rows"),
         ([{"text": "a"}, {"text": ""}], ":2: there is no text in the row"),
@@ -190,8 +192,11 @@ def test_a_missing_folder_of_pairs_is_named(model: str) -> None:
 # --- probes -----------------------------------------------------------------------------------
 
 
-def ask(model: str, suite: Path, out: Path | None, samples: int = 0) -> Any:
-    return run_probe(model, [str(suite)], samples, 0, 20, None, out)
+def ask(
+    model: str, suite: Path, out: Path | None, samples: int = 0, *, seed: int = 0,
+    tokens: int = 20, system: str | None = None,
+) -> Any:  # fmt: skip
+    return run_probe(model, [str(suite)], samples, seed, tokens, system, out)
 
 
 def test_out_keeps_a_line_for_each_reply(
@@ -219,10 +224,93 @@ def test_an_interrupted_probe_goes_on_where_it_was(
     first, *rest = (tmp_path / "whole.jsonl").read_text(encoding="utf-8").splitlines()
     out = tmp_path / "part.jsonl"
     out.write_text(first + "\n", encoding="utf-8")
+    shutil.copy(tmp_path / "whole.jsonl.settings.json", tmp_path / "part.jsonl.settings.json")
     capsys.readouterr()
     assert ask(model, suite, out, samples=1) == whole
     assert out.read_text(encoding="utf-8").splitlines() == [first, *rest]
     assert "4/4 replies" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seed": 1}, "(seed 0, now 1)"),
+        ({"tokens": 9}, "(max new tokens 20, now 9)"),
+        ({"system": ""}, "(system 'Be kind.', now '')"),
+        ({"system": "Be brief.", "seed": 2}, "(system 'Be kind.', now 'Be brief.'; seed 0, now 2)"),
+    ],
+)
+def test_replies_that_were_asked_otherwise_are_never_taken_for_these(
+    model: str, write_rows: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    suite, out = write_rows("suite.jsonl", SUITE), tmp_path / "replies.jsonl"
+    ask(model, suite, out)
+    before = out.read_bytes()
+    with pytest.raises(InputError) as caught:
+        ask(model, suite, out, **changes)
+    assert str(caught.value) == (
+        f"{out}: its replies are those of {model}, asked otherwise {told}; "
+        "give another --out, or the model and the settings of then"
+    )
+    assert out.read_bytes() == before
+
+
+def test_another_models_replies_are_never_taken_for_its_own(
+    model: str, scripted: Callable[..., LoadedModel], write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    suite, out = write_rows("suite.jsonl", SUITE), tmp_path / "replies.jsonl"
+    whole = ask(model, suite, out)
+    silent = scripted("")
+    save_model(
+        silent.model, silent.tokenizer, tmp_path / "silent", dtype=torch.float32,
+        generation={"system": "Be kind."},
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"^.*replies\.jsonl: .* \(fingerprint 'fp_.*', now 'fp_"):
+        ask(str(tmp_path / "silent"), suite, out)
+    # the same weights in another place are the same model
+    shutil.copytree(model, tmp_path / "moved")
+    before = out.read_bytes()
+    assert ask(str(tmp_path / "moved"), suite, out).records == whole.records
+    assert out.read_bytes() == before
+
+
+def test_labels_of_another_judge_are_not_mixed_with_these(
+    model: str, write_rows: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, out = write_rows("suite.jsonl", SUITE), tmp_path / "replies.jsonl"
+    ask(model, suite, out)
+    monkeypatch.setattr(command, "JUDGE_VERSION", 1_000)
+    with pytest.raises(InputError, match=r"\(judge version \d+, now 1000\)"):
+        ask(model, suite, out)
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}"])
+def test_replies_of_which_nobody_knows_the_model_are_not_added_to(
+    model: str, write_rows: Callable[..., Path], tmp_path: Path, content: str | None
+) -> None:
+    suite, out = write_rows("suite.jsonl", SUITE), tmp_path / "replies.jsonl"
+    ask(model, suite, out)
+    settings = tmp_path / "replies.jsonl.settings.json"
+    settings.unlink()
+    if content is not None:
+        settings.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        ask(model, suite, out)
+    assert str(caught.value) == (
+        f"{out}: it can't be told which model gave its replies, since replies.jsonl.settings.json "
+        "beside it is missing or damaged; give another --out"
+    )
+
+
+def test_a_file_without_replies_may_be_begun_with_other_settings(
+    model: str, write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    suite, out = write_rows("suite.jsonl", SUITE), tmp_path / "replies.jsonl"
+    ask(model, suite, out)
+    out.write_text("", encoding="utf-8")
+    result = ask(model, suite, out, seed=3)
+    assert len(result.records) == 2
+    assert ask(model, suite, out, seed=3) == result
 
 
 @pytest.mark.parametrize(

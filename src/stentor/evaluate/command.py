@@ -14,7 +14,7 @@ from stentor import recipe as recipes
 from stentor.data import sources
 from stentor.data.encode import encode
 from stentor.data.examples import Tally
-from stentor.data.files import atomic, read_rows
+from stentor.data.files import atomic, read_rows, write_json
 from stentor.data.mix import prepare
 from stentor.errors import DataError, InputError
 from stentor.evaluate import loss as measured
@@ -22,7 +22,7 @@ from stentor.evaluate import minimal_pairs as pairs
 from stentor.evaluate import suites
 from stentor.evaluate.calibration import calibration, shipped
 from stentor.evaluate.calibration import lines as calibration_lines
-from stentor.evaluate.judge import judge
+from stentor.evaluate.judge import JUDGE_VERSION, judge
 from stentor.evaluate.loss import Loss
 from stentor.evaluate.probe import ProbeResult, Record, probe
 from stentor.evaluate.relevance import relevance
@@ -79,6 +79,9 @@ def _file_loss(path: Path, loaded: LoadedModel, computer: Machine) -> Loss:
         rows, "file", loaded.template, system=loaded.generation.get("system"),
         max_tokens=loaded.window, tally=tally,
     )  # fmt: skip
+    for what, counts in (("left out", tally.left_out), ("changed", tally.changed)):
+        for reason, count in counts.items():
+            say(f"{path}: {count:,} of {tally.read:,} rows {what}: {reason}")
     return measured.reply_losses(loaded.model, {"file": encoded}, computer)["file"]
 
 
@@ -121,7 +124,9 @@ def run_probe(
 ) -> ProbeResult:
     """Probe a model; with `out` every record is kept there, and an interrupted probe goes on.
 
-    `guesser`: the model that says which replies are relevant; None leaves that out.
+    `OUT.settings.json` keeps which model was asked and how; InputError where that was another
+    model, or was done with other settings. `guesser`: the model that says which replies are
+    relevant; None leaves that out.
     """
     chosen = [suites.load(name) for name in names]
     shipped()  # before the work: without the judge's calibration there is no report
@@ -129,7 +134,18 @@ def run_probe(
     engine = open_engine(model, backend, many=True)
     known = _known(out, chosen)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        asked = {
+            "model": model,
+            "fingerprint": engine.fingerprint,
+            "system": (engine.system if system is None else system) or "",
+            "seed": seed,
+            "max_new_tokens": max_new_tokens,
+            "judge_version": JUDGE_VERSION,
+        }
+        if known:
+            _check_alike(out, asked)
+        else:
+            write_json(_settings_of(out), asked)
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(out.open("a", encoding="utf-8")) if out else None
 
@@ -163,6 +179,38 @@ def _known(out: Path | None, chosen: Sequence[suites.Suite]) -> list[Record]:
             raise InputError(f"{row.where}: it belongs to another suite; give another --out")
         known.append(record)
     return known
+
+
+def _settings_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.settings.json")
+
+
+def _check_alike(out: Path, asked: Mapping[str, Any]) -> None:
+    """InputError unless the replies in `out` are of the same weights, asked and judged alike."""
+    file = _settings_of(out)
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        name = before["model"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{out}: it can't be told which model gave its replies, since {file.name} beside it is "
+            "missing or damaged; give another --out"
+        ) from None
+    differ = [
+        f"{key.replace('_', ' ')} {_short(before.get(key))}, now {_short(value)}"
+        for key, value in asked.items()
+        if key != "model" and before.get(key) != value  # the same model may lie elsewhere now
+    ]
+    if differ:
+        raise InputError(
+            f"{out}: its replies are those of {name}, asked otherwise ({'; '.join(differ)}); "
+            "give another --out, or the model and the settings of then"
+        )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def progress(done: int, total: int) -> None:
