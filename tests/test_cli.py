@@ -111,6 +111,12 @@ def test_every_verb_explains_itself(run: Cli, verb: str) -> None:
     assert len(out.splitlines()) > 3
 
 
+@pytest.mark.parametrize("verb", ["probe", "generate", "chat"])
+def test_a_verb_that_is_given_no_model_takes_the_one_of_the_contract(run: Cli, verb: str) -> None:
+    _, out, _ = run(verb, "--help")
+    assert "[default: stentor-12m-instruct]" in " ".join(out.split())
+
+
 def test_the_version_is_that_of_the_package(run: Cli) -> None:
     assert run("version") == (0, f"{__version__}\n", "")
 

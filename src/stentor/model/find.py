@@ -10,8 +10,6 @@ from stentor import assets
 from stentor.data.files import sha256
 from stentor.errors import ModelError, nearest
 
-DEFAULT = "stentor-12m-instruct"
-
 
 def bundled_names() -> list[str]:
     """Models that ship with the package."""
