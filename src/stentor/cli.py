@@ -343,9 +343,7 @@ def serve(
 def speculate(
     prompt: Annotated[str, typer.Option("--prompt", help="One question.")],
     target: Annotated[str, typer.Option("--target", help="The model whose text is wanted.")],
-    draft: Annotated[
-        str, typer.Option("--draft", help="The smaller one that drafts.")
-    ] = MODEL,
+    draft: Annotated[str, typer.Option("--draft", help="The smaller one that drafts.")] = MODEL,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", min=1, help="A reply is cut there.")
     ] = 80,

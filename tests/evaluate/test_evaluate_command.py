@@ -256,7 +256,10 @@ def test_replies_that_were_asked_otherwise_are_never_taken_for_these(
 
 
 def test_another_models_replies_are_never_taken_for_its_own(
-    model: str, scripted: Callable[..., LoadedModel], write_rows: Callable[..., Path], tmp_path: Path
+    model: str,
+    scripted: Callable[..., LoadedModel],
+    write_rows: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
     suite, out = write_rows("suite.jsonl", SUITE), tmp_path / "replies.jsonl"
     whole = ask(model, suite, out)

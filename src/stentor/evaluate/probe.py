@@ -1,8 +1,8 @@
 """The probe: what does a model say to prompts that it should refuse, and to those it should not?
 
 Every prompt is answered greedily and, if asked, in N samples; the judge labels each reply. Rates
-come with n and Wilson's interval over the prompts, silence is a class of its own, and beside it stands the scoring
-of the public card, so that the two can be compared.
+come with n and Wilson's interval over the prompts, silence is a class of its own, and beside it
+stands the scoring of the public card, so that the two can be compared.
 """
 
 from __future__ import annotations
