@@ -532,6 +532,20 @@ def test_all_shards_of_all_corpora_are_gathered_in_order(
     ]
 
 
+def test_epochs_of_a_source_that_no_document_is_of_are_a_mistake(
+    write_rows: WriteRows, tokenizer: Any
+) -> None:
+    for name in ("wikipedia", "stories"):
+        write_rows(f"{name}.jsonl", [{"text": name, "source": name}])
+    good = {"path": "*.jsonl", "epochs": {"wikipedia": 2, "stories": 0.5}}
+    assert len(corpus.gather(recipe(english=good), tokenizer)) == 2
+    with pytest.raises(DataError) as caught:
+        corpus.gather(recipe(english=good | {"epochs": {"wikipdia": 2}}), tokenizer)
+    assert str(caught.value) == (
+        "corpus english: epochs: no document has the source 'wikipdia'; did you mean 'wikipedia'?"
+    )
+
+
 @pytest.mark.parametrize(
     ("given", "why"),
     [

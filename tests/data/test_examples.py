@@ -52,6 +52,15 @@ def test_a_conversation_keeps_its_texts_without_the_space_around_them() -> None:
     assert (example.kind, example.where, example.category) == ("benign", "f:1", "chat")
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"), [(" No.\n", "No."), (" \n", ""), ("", ""), (None, None)]
+)
+def test_a_rejected_reply_is_kept_without_the_space_around_it_as_a_chosen_one(
+    given: str | None, kept: str | None
+) -> None:
+    assert conversation("P", "R", "benign", "f:1", rejected=given).rejected == kept
+
+
 @pytest.mark.parametrize("missing", [None, "", " \n", 3, ["text"], {"a": 1}])
 def test_a_row_without_a_text_is_refused_with_its_place(missing: Any) -> None:
     with pytest.raises(DataError) as caught:

@@ -87,7 +87,7 @@ def test_no_held_out_prompt_is_trained_on_in_any_turn_of_any_source(
     try:
         prepared = mix.prepare(part, template, data.draw(st.integers(0, 9)))
     except DataError as error:  # all the rest shared a prompt with what is held out
-        assert str(error).endswith("no row is left to train on; see stentor data show")
+        assert "no row is left to train on" in str(error)
         reject()
     assert_apart_and_counted(prepared)
     assert all(prepared.held_out.values())
@@ -175,8 +175,16 @@ def test_holding_out_everything_is_an_error(prepare: Callable[..., Prepared]) ->
     with pytest.raises(DataError) as caught:
         prepare(rows=[turn(n) for n in range(5)], hold_out=1.0)
     assert str(caught.value) == (
-        "source rows: no row is left to train on; see stentor data show"
-    )  # fmt: skip
+        "source rows: no row is left to train on; of 5 read: 5 held out; give more rows, or change "
+        "kinds, data.hold_out or data.max_tokens"
+    )
+
+
+def test_where_no_row_is_left_every_reason_is_told(prepare: Callable[..., Prepared]) -> None:
+    rows = [{"prompt": f"Long {n}?", "response": "on and " * 100} for n in range(4)]
+    with pytest.raises(DataError, match=r"of 7 read: 3 duplicate, 4 longer than 40 tokens; give"):
+        prepare(one=[turn(n) for n in range(3)], two=[turn(n) for n in range(3)] + rows,
+                max_tokens=40)  # fmt: skip
 
 
 # --- duplicates, bad rows, counting
@@ -242,9 +250,22 @@ def test_the_hash_follows_the_data(prepare: Callable[..., Prepared]) -> None:
         {"rows": [*rows[:-1], {**rows[-1], "response": "Other."}]},
         {"rows": rows, "system": "Be kind."},
         {"rows": rows, "hold_out": 0.2},
+        {"rows": [*rows[:-1], {**rows[-1], "kind": "borderline"}]},
     ]
     hashes = {prepare(**change).hash() for change in changes}
     assert plain not in hashes and len(hashes) == len(changes)
+
+
+def test_the_hash_follows_rejected_replies(
+    write_rows: WriteRows, template: SegmentTemplate
+) -> None:
+    found = set()
+    for rejected in ("No.", "Never."):
+        write_rows("pairs.jsonl", [{"prompt": "P?", "chosen": "Yes.", "rejected": rejected}])
+        source = SourcePart(use="preference", path="pairs.jsonl")
+        part = DataPart(system=None, hold_out=0.0, sources={"pairs": source})
+        found.add(mix.prepare(part, template, 1).hash())
+    assert len(found) == 2
 
 
 # --- the mixes of phases
@@ -354,8 +375,12 @@ def test_contrast_takes_harmful_rows_with_the_look_alikes_of_their_words() -> No
 
 
 def test_a_source_without_pairs_has_no_contrast(prepared: Prepared) -> None:
-    with pytest.raises(DataError, match="'a:contrast': the source has no rows of kind 'contrast'"):
+    with pytest.raises(DataError) as caught:
         drawn(prepared, mix={"a:contrast": 4})
+    assert str(caught.value) == (
+        "mix entry 'a:contrast': no harmful row of the source has a near look-alike to train on; "
+        "give it rows that have, or take a kind (a:harmful)"
+    )
 
 
 def test_what_a_mix_asks_for_in_vain_is_told(prepared: Prepared) -> None:

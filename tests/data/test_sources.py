@@ -101,6 +101,8 @@ BAD = [
     ("falsereject", {"prompt": "P"}, "the reply is missing or empty"),
     ("coconot", {"prompt": "P", "rejected": "W"}, "the reply is missing or empty"),
     ("pku_saferlhf", {"prompt": "P", "response": []}, "the reply is missing or empty"),
+    ("pku_saferlhf", {"prompt": "P", "response": ["R", 3]}, "the rejected reply is no text"),
+    ("coconot", {"prompt": "P", "chosen": "R", "rejected": ["W"]}, "the rejected reply is no text"),
     ("preference", {"prompt": "P", "chosen": "R"}, "the rejected reply is missing"),
     ("preference", {"prompt": "P", "chosen": [], "rejected": "W"}, "the reply is missing or empty"),
     ("beavertails", {"prompt": "P", "response": "R"}, "prompt or is_safe is missing"),

@@ -23,7 +23,7 @@ import torch
 from stentor.chat import SegmentTemplate
 from stentor.data.batch import Batch, Micro
 from stentor.data.files import atomic, cache_folder, expand, read_hub, read_rows, sha256
-from stentor.errors import DataError
+from stentor.errors import DataError, nearest
 from stentor.model.layout import Span, lay_out
 from stentor.recipe import CorpusPart, PretrainRecipe, SoftmaxPart, data_root
 
@@ -138,17 +138,30 @@ def _load(cached: Path) -> Documents:
 def gather(recipe: PretrainRecipe, tokenizer: Any) -> list[tuple[Documents, CorpusPart]]:
     """All documents that a recipe names, shard by shard."""
     root = data_root(recipe.data.root)
-    found = []
+    found: list[tuple[Documents, CorpusPart]] = []
     for name, part in recipe.data.corpora.items():
         if part.hub:
-            found.append((stream_hub(name, part, tokenizer), part))
-            continue
-        if not part.path:
+            documents = [stream_hub(name, part, tokenizer)]
+        elif part.path:
+            shards = expand(root / Path(part.path).expanduser())
+            with ThreadPoolExecutor(1) as pool:
+                documents = list(pool.map(lambda s: tokenise(s, tokenizer), shards))
+        else:
             raise DataError(f"corpus {name}: give either path or hub")
-        shards = expand(root / Path(part.path).expanduser())
-        with ThreadPoolExecutor(1) as pool:
-            found += [(d, part) for d in pool.map(lambda s: tokenise(s, tokenizer), shards)]
+        _check_epochs(name, part, documents)
+        found += [(docs, part) for docs in documents]
     return found
+
+
+def _check_epochs(name: str, part: CorpusPart, documents: Iterable[Documents]) -> None:
+    """DataError where `epochs` names a source that no document is of."""
+    there = {source for docs in documents for source in docs.sources}
+    for source in part.epochs:
+        if source not in there:
+            raise DataError(
+                f"corpus {name}: epochs: no document has the source {source!r}"
+                + nearest(source, there - {""})
+            )
 
 
 @dataclass(frozen=True)

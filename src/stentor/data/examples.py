@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from stentor.chat import Message, check_messages
@@ -47,6 +48,15 @@ class Tally:
     """Bad rows, each with file, line and reason."""
 
 
+def refuse_bad_rows(tallies: Iterable[Tally]) -> None:
+    """DataError that lists the bad rows, if there are any."""
+    problems = [problem for tally in tallies for problem in tally.problems]
+    if problems:
+        shown = "".join(f"\n  {p}" for p in problems[:50])
+        more = f"\n  … and {len(problems) - 50} more" if len(problems) > 50 else ""
+        raise DataError(f"{len(problems)} bad rows{shown}{more}")
+
+
 _NOT_WORD = re.compile(r"[\W_]+")
 
 
@@ -62,17 +72,23 @@ def conversation(
     where: str,
     *,
     category: str = "",
-    rejected: str | None = None,
+    rejected: object = None,
 ) -> Example:
-    """An example of one turn; DataError (with the place) when a text is missing."""
+    """An example of one turn; DataError (with the place) when a text is missing.
+
+    `rejected` may be None, or empty: silence is a worse reply too.
+    """
     for name, text in (("prompt", prompt), ("reply", reply)):
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"{where}: the {name} is missing or empty")
+    if rejected is not None and not isinstance(rejected, str):
+        raise DataError(f"{where}: the rejected reply is no text")
+    worse = rejected.strip() if rejected is not None else None
     messages = (
         {"role": "user", "content": str(prompt).strip()},
         {"role": "assistant", "content": str(reply).strip()},
     )
-    return Example(messages, kind, where, category, rejected)
+    return Example(messages, kind, where, category, worse)
 
 
 def from_messages(messages: object, kind: str, where: str, *, category: str = "") -> Example:

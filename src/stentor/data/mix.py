@@ -15,7 +15,7 @@ from stentor.chat import Template
 from stentor.data import sources
 from stentor.data.contrast import contrast_pairs
 from stentor.data.encode import EncodedExample, encode
-from stentor.data.examples import Example, Tally
+from stentor.data.examples import Example, Tally, refuse_bad_rows
 from stentor.errors import DataError
 from stentor.recipe import DataPart, PhasePart, Recipe, data_root
 
@@ -32,7 +32,7 @@ class Prepared:
     tallies: dict[str, Tally]
 
     def hash(self) -> str:
-        """A hash of all training and held-out tokens: equal data, equal hash."""
+        """A hash of all training and held-out examples: equal data, equal hash."""
         digest = hashlib.sha256()
         for side in (self.train, self.held_out):
             for name in sorted(side):
@@ -41,10 +41,11 @@ class Prepared:
 
 
 def content_hash(examples: list[EncodedExample]) -> str:
-    """A hash of the tokens and masks of examples, in order."""
+    """A hash of examples in order: tokens, masks, kinds (mixes name them), rejected replies."""
     digest = hashlib.sha256()
     for e in examples:
-        digest.update(bytes(str((e.encoded.ids, e.encoded.mask)), "ascii"))
+        held = (e.encoded.ids, e.encoded.mask, e.example.kind, e.example.rejected)
+        digest.update(str(held).encode())
     return digest.hexdigest()
 
 
@@ -59,11 +60,8 @@ def prepare(part: DataPart, template: Template, seed: int, *, strict: bool = Tru
         name: sources.examples(source, root, tallies[name], seed=seed)
         for name, source in part.sources.items()
     }
-    problems = [problem for tally in tallies.values() for problem in tally.problems]
-    if strict and problems:
-        shown = "".join(f"\n  {p}" for p in problems[:50])
-        more = f"\n  … and {len(problems) - 50} more" if len(problems) > 50 else ""
-        raise DataError(f"{len(problems)} bad rows{shown}{more}")
+    if strict:
+        refuse_bad_rows(tallies.values())
     _drop_duplicates(raw, tallies)
     held_keys = _hold_out(raw, part, seed)
     train: dict[str, list[EncodedExample]] = {}
@@ -93,8 +91,17 @@ def prepare(part: DataPart, template: Template, seed: int, *, strict: bool = Tru
         tallies[name].left_out.update(held_tally.left_out)
         tallies[name].changed.update(held_tally.changed)
         if not train[name] and (strict or not tallies[name].problems):
-            raise DataError(f"source {name}: no row is left to train on; see stentor data show")
+            raise DataError(_nothing_left(name, tallies[name], len(held_out[name])))
     return Prepared(train, held_out, tallies)
+
+
+def _nothing_left(name: str, tally: Tally, held_out: int) -> str:
+    gone = {"held out": held_out, **tally.left_out}
+    shown = ", ".join(f"{count:,} {reason}" for reason, count in gone.items() if count)
+    return (
+        f"source {name}: no row is left to train on; of {tally.read:,} read: {shown or 'none'}; "
+        "give more rows, or change kinds, data.hold_out or data.max_tokens"
+    )
 
 
 def _drop_duplicates(raw: Mapping[str, list[Example]], tallies: Mapping[str, Tally]) -> None:
@@ -166,9 +173,14 @@ def _pool(entry: str, prepared: Prepared) -> list[EncodedExample]:
         pool = contrast_pairs(prepared.train[name])
     else:
         pool = [e for e in prepared.train[name] if not kind or e.example.kind == kind]
-    if not pool:
-        raise DataError(f"mix entry {entry!r}: the source has no rows of kind {kind!r} to train on")
-    return pool
+    if pool:
+        return pool
+    if entry.endswith(CONTRAST):
+        raise DataError(
+            f"mix entry {entry!r}: no harmful row of the source has a near look-alike to train on; "
+            f"give it rows that have, or take a kind ({name}:harmful)"
+        )
+    raise DataError(f"mix entry {entry!r}: the source has no rows of kind {kind!r} to train on")
 
 
 def wanted(phase: PhasePart) -> dict[str, int]:

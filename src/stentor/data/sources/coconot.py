@@ -16,7 +16,6 @@ DEFAULT = None
 def read(rows: Iterable[Row], tally: Tally) -> Iterator[Example]:
     """`chosen` complies; `rejected` refuses without need."""
     for row in rows:
-        rejected = row.fields.get("rejected")
         category = str(row.fields.get("subcategory") or "")
         try:
             yield conversation(
@@ -25,7 +24,7 @@ def read(rows: Iterable[Row], tally: Tally) -> Iterator[Example]:
                 "borderline",
                 row.where,
                 category=category,
-                rejected=rejected if isinstance(rejected, str) else None,
+                rejected=row.fields.get("rejected"),
             )
         except DataError as problem:
             tally.problems.append(str(problem))
