@@ -496,6 +496,14 @@ def test_no_text_yields_a_control_id_where_our_template_was_put_on(
     assert sum(encoded.mask) >= [m["role"] for m in messages].count("assistant")
 
 
+def test_the_first_token_of_a_document_is_not_learned_though_no_token_begins_it(
+    joined: SegmentTemplate,
+) -> None:
+    encoded = joined.encode([{"role": "text", "content": "Once more."}])
+    assert encoded.mask[0] == 1 and encoded.ids[-1] == 2
+    assert encoded.supervised == len(encoded.ids) - 1
+
+
 def test_the_jinja_twin_agrees_where_our_template_was_put_on(joined: SegmentTemplate) -> None:
     tokenizer = chatml_tokenizer()
     put_on(tokenizer, JINJA)

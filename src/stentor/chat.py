@@ -71,7 +71,8 @@ class Encoded:
 
     @property
     def supervised(self) -> int:
-        return sum(self.mask)
+        """How many ids are learned; the first can't be, since nothing precedes it."""
+        return sum(self.mask[1:])
 
 
 class Template(Protocol):

@@ -221,7 +221,7 @@ def tensors(part: Micro) -> dict[str, Any]:
     }
     found |= {"positions": part.layout.positions, "inverse": part.layout.inverse}
     for n, group in enumerate(part.layout.groups):
-        found |= {f"index {n}": group.index, f"prefix {n}": group.prefix}
+        found[f"index {n}"] = group.index
     return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
@@ -233,4 +233,8 @@ def test_all_tensors_of_a_micro_batch_move_to_the_device(encoded: list[EncodedEx
         n: t.shape for n, t in tensors(part).items()
     }
     assert moved.rows == part.rows
+    # plain numbers stay: to cut by a number that lies on a device waits for the device
+    prefixes = [group.prefix for group in part.layout.groups]
+    assert [group.prefix for group in moved.layout.groups] == prefixes
+    assert any(isinstance(prefix, slice) for prefix in prefixes)
     assert part.to(torch.device("cpu")) is part

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -392,6 +393,17 @@ def test_head_loss_gives_gradients_only_where_they_are_wanted(
             torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
         else:
             assert mine.grad is None
+
+
+def test_head_loss_multiplies_no_gradients_where_none_is_asked_for() -> None:
+    hidden, weight, targets = torch.randn(7, 16), torch.randn(97, 16), torch.arange(7)
+    hidden.requires_grad_()
+    products = []
+    for learns in (False, True):
+        with torch.set_grad_enabled(learns), FlopCounterMode(display=False) as counter:
+            head_loss(hidden, weight, targets)
+        products.append(counter.get_total_flops())
+    assert products == [2 * 7 * 16 * 97, 4 * 7 * 16 * 97]
 
 
 def test_head_loss_stays_finite_where_exponents_would_overflow() -> None:

@@ -195,8 +195,8 @@ def _attend_padded(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         if group.prefix is None:
             out = functional.scaled_dot_product_attention(gq, gk, gv, is_causal=True)
         else:
-            seen = len(group.prefix)
-            pk, pv = (t[group.prefix[0] : group.prefix[0] + seen].transpose(0, 1) for t in (k, v))
+            pk, pv = (t[group.prefix].transpose(0, 1) for t in (k, v))
+            seen = pk.shape[1]
             gk = torch.cat([pk.expand(rows, -1, -1, -1), gk], dim=2)
             gv = torch.cat([pv.expand(rows, -1, -1, -1), gv], dim=2)
             mask = torch.ones(width, seen + width, dtype=torch.bool, device=q.device)

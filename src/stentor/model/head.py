@@ -26,9 +26,11 @@ class _HeadLoss(torch.autograd.Function):
         token_weights: Tensor | None,
         chunk: int,
         compute: torch.dtype,
+        learns: bool,
     ) -> tuple[Tensor, Tensor]:
         losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        # what needs a gradient is said of the tensors alone, not of whether it will be asked for
+        needs_hidden, needs_weight = (learns and needs for needs in ctx.needs_input_grad[:2])
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
         on_cpu = hidden.device.type == "cpu"
@@ -76,7 +78,7 @@ class _HeadLoss(torch.autograd.Function):
         return (
             None if grad_hidden is None else grad_hidden * scale,
             None if grad_weight is None else grad_weight * scale,
-            *[None] * 5,
+            *[None] * 6,
         )
 
 
@@ -100,6 +102,6 @@ def head_loss(
         compute = torch.bfloat16  # not float16: gradients are formed here, before they are scaled
     with torch.autocast(device, enabled=False):
         out: tuple[Tensor, Tensor] = _HeadLoss.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, targets, offset, token_weights, chunk, compute
+            hidden, weight, targets, offset, token_weights, chunk, compute, torch.is_grad_enabled()
         )
     return out

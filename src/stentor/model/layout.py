@@ -21,11 +21,11 @@ class Group:
     """Sequences that are attended together.
 
     `index` (B, L): place in the stream of each token; right padding repeats a real place.
-    `prefix` (P,): places of the tokens that every sequence of the group sees first, or None.
+    `prefix`: the slice of the stream that every sequence of the group sees first, or None.
     """
 
     index: Tensor
-    prefix: Tensor | None
+    prefix: slice | None
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,7 @@ class Layout:
 
     def to(self, device: torch.device) -> Layout:
         """The same on another device."""
-        groups = tuple(
-            Group(g.index.to(device), None if g.prefix is None else g.prefix.to(device))
-            for g in self.groups
-        )
+        groups = tuple(Group(g.index.to(device), g.prefix) for g in self.groups)
         return replace(
             self,
             positions=self.positions.to(device),
@@ -119,7 +116,7 @@ def lay_out(sequences: Sequence[Span]) -> Layout:
         seen = None
         if prefix is not None:
             owner = sequences[prefix]
-            seen = torch.arange(owner.start, owner.start + owner.length)
+            seen = slice(owner.start, owner.start + owner.length)
         groups.append(Group(index, seen))
     return Layout(positions, runs, reaches, tuple(groups), inverse, None)
 
@@ -155,4 +152,4 @@ def padded_rows(ids: Tensor, layout: Layout) -> Iterator[tuple[int, Tensor]]:
             yield 0, ids[group.index]
         else:
             before = ids[group.prefix].expand(len(group.index), -1)
-            yield len(group.prefix), torch.cat([before, ids[group.index]], dim=1)
+            yield before.shape[1], torch.cat([before, ids[group.index]], dim=1)
