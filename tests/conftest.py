@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from stentor.chat import SegmentTemplate
@@ -49,6 +50,20 @@ def template(tokenizer: Any) -> SegmentTemplate:
 def cpu() -> Machine:
     """This machine's processor, in fp32."""
     return machine(TrainPart(device="cpu", precision="fp32"))
+
+
+class Single(Tensor):
+    """A tensor of a device without 64-bit numbers, as Apple's GPUs are."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.cpu:
+            with torch._C.DisableTorchFunctionSubclass():
+                return args[0].as_subclass(Tensor)
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        if isinstance(found, Single) and found.dtype is torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return found
 
 
 def build_tiny_model(

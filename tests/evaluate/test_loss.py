@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from conftest import build_tiny_model
-from stentor.chat import SegmentTemplate, document_ids
+from conftest import Single, build_tiny_model
+from stentor.chat import Encoded, SegmentTemplate, document_ids
 from stentor.data.encode import EncodedExample, encode
 from stentor.data.examples import Example, Tally
 from stentor.errors import DataError
+from stentor.evaluate import loss as losses
 from stentor.evaluate.loss import (
     Loss,
     read_texts,
@@ -118,6 +119,33 @@ def test_documents_among_conversations_lose_what_plain_text_does(
     plain = text_loss(model, tokenizer, texts, cpu)
     assert found.nats == pytest.approx(plain.nats, rel=1e-5)
     assert (found.tokens, found.text_bytes) == (plain.tokens, plain.text_bytes)
+
+
+def test_a_document_that_no_token_begins_is_scored_from_its_second_token_on(
+    model: Any, cpu: Machine
+) -> None:
+    example = Example(({"role": "text", "content": "A bird."},), "text", "f:1")
+    ids = (50, 60, 70, 2)
+    rows = [EncodedExample(Encoded(ids, (1, 1, 1, 1)), "t", example)]
+    found = reply_losses(model, {"t": rows}, cpu)["t"]
+    assert found.tokens == 3
+    assert found.nats == pytest.approx(float(entropies(model, ids[:-1], ids[1:]).sum()), rel=1e-5)
+
+
+def test_losses_need_no_64_bit_numbers_of_the_device(
+    model: Any, cpu: Machine, held_out: dict[str, list[EncodedExample]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    rows = [e for examples in held_out.values() for e in examples]
+    wanted = row_losses(model, rows, cpu)
+    plain = losses.token_loss
+
+    def single(model: Any, part: Any) -> Any:
+        total, each = plain(model, part)
+        return total, each.as_subclass(Single)
+
+    monkeypatch.setattr(losses, "token_loss", single)
+    assert row_losses(model, rows, cpu) == wanted
 
 
 def test_the_overall_loss_weighs_tokens_not_sources(

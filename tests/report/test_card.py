@@ -107,6 +107,18 @@ def test_the_phases_are_those_of_the_report(card: str, report: dict[str, Any]) -
     assert settings["schedule"][1].startswith("cosine, 1 cycle")
 
 
+def test_the_rate_of_muon_is_shown_where_it_is_what_learns(report: dict[str, Any]) -> None:
+    def shown() -> list[str]:
+        return cells(tables.hyperparameters(report))["learning rate"]
+
+    assert shown() == ["0.01", "0.01"]
+    for phase in report["phases"]:
+        phase["plan"]["optimiser"] |= {"name": "muon", "muon_rate": 0.03}
+    assert shown() == ["0.03 (Muon)"] * 2
+    report["recipe"]["adapter"] = None
+    assert shown() == ["0.03 (Muon), 0.01 (AdamW)"] * 2
+
+
 def test_the_losses_are_those_of_the_report(card: str, report: dict[str, Any]) -> None:
     text = section(card, "Held-out loss")
     then, now = report["before"]["evaluation"], report["evaluation"]

@@ -52,6 +52,25 @@ def test_a_run_ends_with_plots_and_a_page_of_all_its_replies(tiny_run: Run) -> N
     assert not re.search(r'(src|href)="(?!https://|#)|@import|url\(["\']?http', page)
 
 
+def test_a_held_out_loss_that_was_not_finite_leaves_a_gap_in_the_plot() -> None:
+    def step(number: int, **losses: float | None) -> dict[str, Any]:
+        found = {k: {"loss": loss, "sources": {"a": loss}} for k, loss in losses.items()}
+        return {"phase": 1, "step": number, "loss": 3.0, "evaluation": found}
+
+    steps = [step(0, raw=2.0, ema=None), step(1, raw=None, ema=None), step(2, raw=None, ema=1.5)]
+    phases = [{"number": 1, "steps": 3, "name": "only"}]
+    lines: dict[str, list[float]] = {}
+
+    def plot(axes: Any) -> None:
+        plots.loss_over_steps(axes, steps, phases)
+        for line in axes.get_lines():
+            lines[line.get_label()] = [float(y) for y in line.get_ydata(orig=False)]
+
+    plots.write(Path("plots"), "loss", plot)
+    for name in ("held out", "a"):
+        assert lines[name] == pytest.approx([2.0, float("nan"), 1.5], nan_ok=True)
+
+
 def test_the_same_report_gives_the_same_page(run: Path) -> None:
     rewrite(run)
     first = (run / "report.html").read_bytes()

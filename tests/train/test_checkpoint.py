@@ -225,8 +225,18 @@ def test_a_full_disk_stops_the_run_with_what_to_do(monkeypatch: pytest.MonkeyPat
 # optimisers
 
 
+def state_of(
+    built: list[torch.optim.Optimizer], weights: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    names = {p: n for n, p in weights.items()}
+    return checkpoints.optimiser_tensors(built, names), checkpoints.optimiser_facts(built, names)
+
+
+@pytest.mark.parametrize("facts_kept", [True, False])
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_an_optimiser_put_back_takes_the_same_steps_bit_for_bit(name: str) -> None:
+def test_an_optimiser_put_back_takes_the_same_steps_bit_for_bit(
+    name: str, facts_kept: bool
+) -> None:
     def made() -> tuple[dict[str, Tensor], list[torch.optim.Optimizer]]:
         torch.manual_seed(0)
         shapes = {"embed.weight": (9, 4), "q_proj.weight": (4, 6), "norm.weight": (4,)}
@@ -246,17 +256,62 @@ def test_an_optimiser_put_back_takes_the_same_steps_bit_for_bit(name: str) -> No
     weights, built = made()
     for number in range(3):
         step(weights, built, number)
-    state = checkpoints.optimiser_tensors(built, {p: n for n, p in weights.items()})
-    tensors = state | {f"weight/{n}": p for n, p in weights.items()}
-    kept = checkpoints.read(save(Checkpoint(1, 3, tensors, {})), "abc").tensors
+    tensors, facts = state_of(built, weights)
+    tensors |= {f"weight/{n}": p for n, p in weights.items()}
+    read = checkpoints.read(save(Checkpoint(1, 3, tensors, facts)), "abc")
+    kept = read.tensors
 
     other, rebuilt = made()
     with torch.no_grad():
         for n, p in other.items():
             p.copy_(kept[f"weight/{n}"])
-    checkpoints.restore_optimisers(rebuilt, other, kept)
+    # checkpoints from before there were facts of the optimisers
+    checkpoints.restore_optimisers(rebuilt, other, kept, read.facts if facts_kept else {})
     for number in range(3, 6):
         step(weights, built, number)
         step(other, rebuilt, number)
     for n, p in weights.items():
         assert torch.equal(other[n], p), n
+
+
+class Counting(torch.optim.Optimizer):
+    """Counts its steps in a Python number, as bitsandbytes' AdamW does."""
+
+    def __init__(self, weights: list[Tensor]) -> None:
+        super().__init__(weights, {"lr": 1.0})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for weight in self.param_groups[0]["params"]:
+            state = self.state[weight]
+            if not state:
+                state |= {"step": 0, "state1": torch.zeros_like(weight)}
+            assert type(state["step"]) is int
+            state["step"] += 1
+            state["state1"] += state["step"]
+
+
+def test_a_number_in_the_state_of_an_optimiser_comes_back_as_a_number() -> None:
+    weights: dict[str, Tensor] = {"a.weight": torch.nn.Parameter(torch.ones(3))}
+    optimiser, again = Counting([*weights.values()]), Counting([*weights.values()])
+    optimiser.step()
+    optimiser.step()
+    read = checkpoints.read(save(Checkpoint(1, 2, *state_of([optimiser], weights))), "abc")
+    checkpoints.restore_optimisers([again], weights, read.tensors, read.facts)
+    for one in (optimiser, again):
+        one.step()
+        assert one.state[weights["a.weight"]]["state1"].tolist() == [6.0] * 3
+
+
+def test_the_state_of_another_optimiser_is_refused() -> None:
+    weights: dict[str, Tensor] = {"a.weight": torch.nn.Parameter(torch.ones(3))}
+    optimiser = Counting([*weights.values()])
+    optimiser.step()
+    tensors, facts = state_of([optimiser], weights)
+    with pytest.raises(CheckpointError) as refused:
+        checkpoints.restore_optimisers(
+            [torch.optim.AdamW(weights.values())], weights, tensors, facts
+        )
+    assert str(refused.value) == (
+        "the checkpoint holds the state of Counting, and here there is AdamW; resume where the run "
+        "was begun (paged AdamW needs a CUDA GPU and the package bitsandbytes), or start a new run"
+    )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
 
 from stentor.errors import InputError
 from stentor.recipe import TrainPart
@@ -75,6 +76,30 @@ def test_the_threads_of_the_recipe_are_used() -> None:
         assert machine(TrainPart(device="cpu", threads=2)).describe()["threads"] == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_run_after_one_on_another_device_gets_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(TrainPart(device="cpu"))
+    state = PartialState._shared_state  # as a cell of a sweep that trained on a GPU leaves it
+    monkeypatch.setitem(state, "device", torch.device("cuda"))
+    assert torch.device(AcceleratorState().device) == torch.device("cuda")
+    assert machine(TrainPart(device="cpu")).device == torch.device("cpu")
+    assert torch.device(AcceleratorState().device) == torch.device("cpu")
+
+
+@NO_GPU
+def test_a_device_that_accelerate_was_told_not_to_take_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    with pytest.raises(InputError) as refused:
+        machine(TrainPart(device="cuda"))
+    assert str(refused.value) == (
+        "train.device: cuda is asked for, but accelerate was told to compute on cpu; start without "
+        "its --cpu and ACCELERATE_USE_CPU, or use auto"
+    )
+    assert machine(TrainPart(precision="fp32")).device == torch.device("cpu")
 
 
 def test_one_process_sums_and_agrees_with_itself() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from conftest import Single
 from stentor.chat import SegmentTemplate
 from stentor.data.batch import Batch, Micro
 from stentor.data.encode import EncodedExample, encode
@@ -258,6 +259,32 @@ def test_evaluating_does_not_change_the_training(
     assert [m["loss"] for m in metrics()] == [m["loss"] for m in metrics("never")]
 
 
+def test_averaged_weights_are_carried_on_where_nothing_is_held_out(
+    examples: list[EncodedExample], cpu: Machine
+) -> None:
+    job = make_job(new_model(), stream(examples), ema=0.9)
+    outcome = go(job, cpu)
+    assert (outcome.kept, outcome.kept_step, outcome.best_loss) == ("ema", 3, None)
+    assert job.ema is not None
+    assert equal(dict(job.parameters), job.ema.average)
+    raw = make_job(new_model(), stream(examples))
+    assert go(raw, cpu, "raw").kept == "raw"
+    assert not equal(weights(raw.model), weights(job.model))
+
+
+def test_a_loss_that_is_not_a_number_is_worse_than_any(
+    examples: list[EncodedExample], cpu: Machine
+) -> None:
+    nan = float("nan")
+    scripted, outcome, model = evaluated(examples, cpu, [nan, 2.0, nan], epoch=2)
+    assert (outcome.kept_step, outcome.best_loss) == (4, 2.0)
+    assert equal(weights(model), scripted.seen[1])
+    assert [e["raw"]["loss"] for e in outcome.evaluations] == [None, 2.0, None]
+    scripted, outcome, model = evaluated(examples, cpu, [nan, nan, nan], epoch=2)
+    assert (outcome.kept, outcome.kept_step, outcome.best_loss) == ("raw", 6, None)
+    assert equal(weights(model), scripted.seen[2])
+
+
 def test_without_choosing_the_best_the_last_weights_stay(
     examples: list[EncodedExample], cpu: Machine
 ) -> None:
@@ -390,6 +417,58 @@ def test_the_scale_of_fp16_gradients_survives_resuming() -> None:
     assert torch.equal(resumed.model.weight, whole.model.weight)
 
 
+class OfTwo:
+    """Stands for accelerate in the second of two processes, whose partner adds nothing."""
+
+    num_processes, process_index, is_main_process = 2, 1, False
+
+    def reduce(self, values: Tensor, how: str) -> Tensor:
+        return values
+
+
+def test_a_process_without_a_micro_batch_takes_part_in_a_step_of_fp16() -> None:
+    second = Machine(torch.device("cpu"), torch.float16, OfTwo())
+    model = torch.nn.Linear(1, 1, bias=False)
+    outcome = go(make_job(model, Numbers(), optimisers=plain_sgd(model, 1.0)), second)
+    assert outcome.steps == 6 and metrics() == []
+
+
+def test_processes_draw_other_random_numbers_and_the_first_those_of_one_alone(
+    examples: list[EncodedExample], cpu: Machine
+) -> None:
+    def seeds(machine: Machine) -> list[int]:
+        found = []
+
+        def objective(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
+            found.append(torch.initial_seed())
+            return token_loss(model, part)
+
+        batches = stream(examples, micro_batch=4, epochs=1)
+        go(make_job(new_model(), batches, objective=objective), machine)
+        return found
+
+    class First(OfTwo):
+        process_index, is_main_process = 0, True
+
+    alone, first, second = (
+        seeds(m)
+        for m in (cpu, *(Machine(cpu.device, cpu.compute, rank()) for rank in (First, OfTwo)))
+    )
+    assert set(alone) == set(first) and set(alone).isdisjoint(second)
+
+
+def test_training_needs_no_64_bit_numbers_of_the_device(
+    examples: list[EncodedExample], cpu: Machine
+) -> None:
+    def objective(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
+        loss, each = token_loss(model, part)
+        return loss.as_subclass(Single), each
+
+    go(make_job(new_model(), stream(examples), objective=objective), cpu, "single")
+    go(make_job(new_model(), stream(examples)), cpu)
+    assert [m["loss"] for m in metrics("single")] == [m["loss"] for m in metrics()]
+
+
 # the watchdog
 
 
@@ -455,3 +534,27 @@ def test_metrics_are_json_lines_that_other_tools_can_read(
     assert text.endswith("\n")
     for line in text.splitlines():
         json.loads(line, parse_constant=refuse)
+
+
+def test_gradients_of_fp16_that_are_never_finite_stop_the_run() -> None:
+    half = Machine(torch.device("cpu"), torch.float16, machine(TrainPart(device="cpu")).accelerator)
+    model = torch.nn.Linear(1, 1, bias=False)
+
+    def objective(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
+        loss = model(torch.ones(1, 1)).float().sum()
+        broken = loss + (model.weight * 0).sum().sqrt() if int(part.ids[0]) else loss
+        return broken, loss.detach()[None]
+
+    class Many(Numbers):
+        steps = 50
+
+    with pytest.raises(TrainingError) as stopped:
+        go(make_job(model, Many(), objective=objective, optimisers=plain_sgd(model, 0.1)), half)
+    assert str(stopped.value) == (
+        "phase 'main', step 21: the gradient was not finite in 20 steps in a row, however small "
+        "its scale in fp16, and none of them was taken; set train.precision=fp32 or lower the "
+        "learning rate"
+    )
+    text = Path("run/metrics.jsonl").read_text(encoding="utf-8")
+    assert "NaN" not in text and "Infinity" not in text  # which are no JSON
+    assert [m["gradient_norm"] is None for m in metrics()] == [False] + [True] * 19

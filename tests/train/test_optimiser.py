@@ -152,6 +152,20 @@ def test_rates_are_always_the_factor_times_the_peak_of_each_group(tiny_model: An
         assert (muon, adamw) == (0.02 * factor, 1e-3 * factor)
 
 
+@pytest.mark.parametrize(
+    ("name", "names", "said"),
+    [
+        ("adamw", ["q_proj.weight"], "rate 0.001"),
+        ("muon", ["lora_A.weight"], "rate 0.02 (Muon)"),  # learning_rate does nothing
+        ("muon", ["q_proj.weight", "embed.weight"], "rate 0.02 (Muon), 0.001 (AdamW)"),
+    ],
+)
+def test_the_peak_rates_are_told_as_they_are(name: str, names: list[str], said: str) -> None:
+    parameters = {n: torch.nn.Parameter(torch.ones(2, 2)) for n in names}
+    part = OptimiserPart.model_validate({"name": name})
+    assert optimisers.peaks(optimisers.build(parameters, part, 1e-3)) == said
+
+
 def test_adamw_steps_as_torchs_plain_adamw_does() -> None:
     torch.manual_seed(4)
     start = {"a.weight": torch.randn(5, 3), "norm.weight": torch.randn(5)}

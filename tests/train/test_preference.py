@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from conftest import TINY_RECIPE, Command, build_tiny_model
+from conftest import TINY_RECIPE, Command, Single, build_tiny_model
 from stentor.chat import SegmentTemplate
 from stentor.data.encode import EncodedExample, encode, with_rejected
 from stentor.data.examples import Example, Tally, conversation
 from stentor.data.stream import micro, micro_batches
 from stentor.generate import Engine
 from stentor.train.loop import token_loss
-from stentor.train.preference import log_odds, preference_loss
+from stentor.train.preference import log_odds, pair_weights, preference_loss
 from stentor.train.rejected import Drawn
 
 SYSTEM = "You are kind."
@@ -106,6 +106,17 @@ def test_the_odds_of_a_certain_reply_are_finite() -> None:
     odds = log_odds(certain)
     odds.backward()
     assert odds.isfinite() and certain.grad is not None and certain.grad.isfinite()
+
+
+def test_the_odds_need_no_64_bit_numbers_of_the_device(examples: list[EncodedExample]) -> None:
+    part = micro(examples)
+    each = torch.linspace(0.1, 3.0, len(part.targets))
+    for found, wanted in zip(
+        pair_weights(each.as_subclass(Single), part, 0.5),
+        pair_weights(each, part, 0.5),
+        strict=True,
+    ):
+        assert torch.equal(found, wanted) and found.dtype is torch.float32
 
 
 def test_a_worse_reply_that_is_too_long_is_cut_or_left_out(template: SegmentTemplate) -> None:

@@ -27,7 +27,7 @@ def reference(make: Callable[..., Any], steps: int, **options: Any) -> list[floa
     return [schedule.lr_lambdas[0](step) for step in range(steps)]
 
 
-@pytest.mark.parametrize("total", [1, 7, 91, 273])
+@pytest.mark.parametrize("total", [2, 7, 91, 273])
 @pytest.mark.parametrize("share", [0.0, 0.06, 0.5])
 def test_constant_linear_and_cosine_are_those_of_transformers(total: int, share: float) -> None:
     warmup = math.ceil(share * total)
@@ -49,6 +49,13 @@ def test_constant_linear_and_cosine_are_those_of_transformers(total: int, share:
                 get_cosine_with_hard_restarts_schedule_with_warmup, total, num_cycles=cycles, **both
             )
         )
+
+
+@pytest.mark.parametrize("shape", ["constant", "linear", "cosine", "wsd"])
+@pytest.mark.parametrize("total", [1, 2, 3])
+def test_no_phase_is_so_short_that_it_learns_nothing(shape: str, total: int) -> None:
+    part = SchedulePart.model_validate({"shape": shape})
+    assert max(factor(step, total, part) for step in range(total)) == 1.0
 
 
 def test_the_cards_cosine_with_one_restart_falls_once_from_the_peak_to_zero() -> None:

@@ -81,7 +81,7 @@ def row_losses(
         local = part.to(machine.device)
         with machine.autocast():
             _, each = token_loss(model, local)
-        pieces.append(each.double().cpu())
+        pieces.append(each.cpu().double())  # Apple's GPUs have no 64 bits
     nats = [float(row.sum()) for row in torch.cat(pieces).split(sizes)] if pieces else []
     found = dict(zip(order, zip(nats, sizes, strict=True), strict=True))
     return [Loss(*found[i], _supervised_bytes(e)) for i, e in enumerate(examples)]

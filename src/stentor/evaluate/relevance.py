@@ -103,5 +103,5 @@ def _scores(
     )
     _, each = token_loss(guesser.model, part)
     total = torch.zeros(len(asked) * len(answered), dtype=torch.float64)
-    total.index_add_(0, torch.tensor(owners), -each.double().cpu())
+    total.index_add_(0, torch.tensor(owners), -each.cpu().double())
     return total.view(len(asked), len(answered))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,11 @@ def write(
     return svg
 
 
+def _loss_or_worst(found: Mapping[str, Any]) -> float:
+    """The loss of an evaluation; null, which stands for one that is not finite, is the worst."""
+    return math.inf if found["loss"] is None else float(found["loss"])
+
+
 def loss_over_steps(
     axes: Any, steps: Sequence[Mapping[str, Any]], phases: Sequence[Mapping[str, Any]]
 ) -> None:
@@ -123,7 +129,7 @@ def loss_over_steps(
         (w, s["evaluation"]) for w, s in zip(where, shown, strict=True) if "evaluation" in s
     ]
     colours = [ORANGE, GREEN, RED, PURPLE, SKY]
-    best = [(w, min(e.values(), key=lambda kind: float(kind["loss"]))) for w, e in evaluated]
+    best = [(w, min(e.values(), key=_loss_or_worst)) for w, e in evaluated]
     sources = list(dict.fromkeys(name for _, e in best for name in e["sources"]))
     for number, name in enumerate(sources):
         line = [(w, e["sources"][name]) for w, e in best if name in e["sources"]]

@@ -176,10 +176,17 @@ def hyperparameters(report: Figures) -> str:
         return (f"{found['name']}, β {found['betas'][0]:g} {found['betas'][1]:g}, "
                 f"ε {found['epsilon']:g}, decay {found['weight_decay']:g}")  # fmt: skip
 
+    def rate(plan: Figures) -> str:
+        found = plan["optimiser"]
+        if found["name"] != "muon":
+            return f"{plan['learning_rate']:g}"
+        muon = f"{found['muon_rate']:g} (Muon)"  # which trains all of an adapter
+        return muon if recipe["adapter"] else f"{muon}, {plan['learning_rate']:g} (AdamW)"
+
     rows: list[tuple[str, Any]] = [
         ("epochs", lambda p: str(p["epochs"])),
         ("examples a step", lambda p: str(p["batch"])),
-        ("learning rate", lambda p: f"{p['learning_rate']:g}"),
+        ("learning rate", rate),
         ("schedule", schedule),
         ("optimiser", optimiser),
         ("gradient norm at most", lambda p: number(p["clip"], "g")),

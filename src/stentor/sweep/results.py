@@ -145,8 +145,9 @@ def _numbers(report: Mapping[str, Any], shared: set[str]) -> dict[str, float]:
     if report["kind"] == "pretrain":
         outcome = report["outcome"]
         found = {TRAINING: outcome["seconds"]}
-        if outcome["evaluations"]:
-            found[VALIDATION] = outcome["evaluations"][-1]["raw"]["loss"]
+        last = outcome["evaluations"][-1]["raw"]["loss"] if outcome["evaluations"] else None
+        if last is not None:  # null: not finite
+            found[VALIDATION] = last
         return found
     found = {TRAINING: sum(phase["seconds"] for phase in report["phases"])}
     parts = [report["evaluation"]["sources"][name] for name in sorted(shared)]

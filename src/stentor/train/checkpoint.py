@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,36 +129,74 @@ def read(path: Path, fingerprint: str | None) -> Checkpoint:
 def optimiser_tensors(
     optimisers: list[torch.optim.Optimizer], names: Mapping[Tensor, str]
 ) -> dict[str, Tensor]:
-    """The state of optimisers as named tensors."""
-    out: dict[str, Tensor] = {}
+    """The tensors in the state of optimisers, by name."""
+    return {
+        f"optimiser/{name}": value
+        for name, value in _state(optimisers, names)
+        if isinstance(value, Tensor)
+    }
+
+
+def optimiser_facts(
+    optimisers: list[torch.optim.Optimizer], names: Mapping[Tensor, str]
+) -> dict[str, Any]:
+    """The rest of their state, for JSON: which optimisers they are, and the plain numbers.
+
+    bitsandbytes counts its steps in a Python number, and takes no tensor for it.
+    """
+    numbers = {n: v for n, v in _state(optimisers, names) if not isinstance(v, Tensor)}
+    return {"kinds": _kinds(optimisers), "numbers": numbers}
+
+
+def _state(
+    optimisers: list[torch.optim.Optimizer], names: Mapping[Tensor, str]
+) -> Iterator[tuple[str, Any]]:
     for optimiser in optimisers:
         for parameter, state in optimiser.state.items():
             for key, value in state.items():
-                tensor = value if isinstance(value, Tensor) else torch.tensor(float(value))
-                out[f"optimiser/{names[parameter]}/{key}"] = tensor
-    return out
+                yield f"{names[parameter]}/{key}", value
+
+
+def _kinds(optimisers: list[torch.optim.Optimizer]) -> list[str]:
+    return [type(optimiser).__name__ for optimiser in optimisers]
 
 
 def restore_optimisers(
     optimisers: list[torch.optim.Optimizer],
     parameters: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
 ) -> None:
-    """Put named tensors back into the state of freshly built optimisers."""
-    found: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimiser/"):
-            parameter, key = name.removeprefix("optimiser/").rsplit("/", 1)
-            found.setdefault(parameter, {})[key] = tensor
+    """Put named tensors, and what `optimiser_facts` gave, into freshly built optimisers.
+
+    Checkpoints from before there were such facts have none ({}); CheckpointError where the state
+    is that of other optimisers.
+    """
+    here = _kinds(optimisers)
+    if (there := facts.get("kinds", here)) != here:
+        raise CheckpointError(
+            f"the checkpoint holds the state of {', '.join(there)}, and here there is "
+            f"{', '.join(here)}; resume where the run was begun (paged AdamW needs a CUDA GPU and "
+            "the package bitsandbytes), or start a new run"
+        )
+    held: dict[str, Any] = {
+        name.removeprefix("optimiser/"): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("optimiser/")
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in (held | facts.get("numbers", {})).items():
+        parameter, key = name.rsplit("/", 1)
+        found.setdefault(parameter, {})[key] = value
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             for parameter in group["params"]:
                 name = next(n for n, p in parameters.items() if p is parameter)
-                for key, tensor in found.get(name, {}).items():
+                for key, value in found.get(name, {}).items():
+                    if not isinstance(value, Tensor):
+                        optimiser.state[parameter][key] = value
+                        continue
                     # step counters stay where AdamW makes them, on the CPU
-                    place = (
-                        tensor.device
-                        if key == "step" and not group.get("fused")
-                        else parameter.device
-                    )
-                    optimiser.state[parameter][key] = tensor.to(place).clone()
+                    stays = key == "step" and not group.get("fused")
+                    place = value.device if stays else parameter.device
+                    optimiser.state[parameter][key] = value.to(place).clone()

@@ -109,22 +109,41 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 def machine(part: TrainPart) -> Machine:
     """The machine that a recipe's `train` part asks for; `auto` takes the best there is."""
-    from accelerate import Accelerator
-
     available = {
-        "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
+        "cpu": True,
     }
     wanted = part.device
     if wanted != "auto" and not available[wanted]:
         raise InputError(f"train.device: {wanted} is not available here; use auto or cpu")
-    use_cpu = wanted == "cpu" or not (available["cuda"] or available["mps"])
+    best = next(kind for kind, there in available.items() if there)
     if part.threads:
         torch.set_num_threads(part.threads)
-    accelerator = Accelerator(cpu=use_cpu)
+    accelerator = _accelerator(best if wanted == "auto" else wanted)
     device = torch.device(accelerator.device)
+    if wanted not in ("auto", device.type):
+        raise InputError(
+            f"train.device: {wanted} is asked for, but accelerate was told to compute on "
+            f"{device.type}; start without its --cpu and ACCELERATE_USE_CPU, or use auto"
+        )
     return Machine(device, _compute(part, device), accelerator)
+
+
+def _accelerator(wanted: str) -> Any:
+    """What accelerate knows of this process.
+
+    It settles that once; what a run before this one (a cell of a sweep) settled for another device
+    is dropped, where no other processes rely on it.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if AcceleratorState._shared_state:
+        settled = AcceleratorState()
+        if settled.device.type != wanted and settled.num_processes == 1:
+            AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=wanted == "cpu")
 
 
 def _compute(part: TrainPart, device: torch.device) -> torch.dtype:

@@ -24,7 +24,7 @@ class Lanes:
     """Threads that each have a copy of the model, with the same weights but gradients of its own.
 
     Part i is done in lane i modulo their number, and the gradients of the lanes are added up in
-    order, so a step gives the same bits whichever thread is the faster.
+    order, so a step of the same parts gives the same bits whichever thread is the faster.
     """
 
     def __init__(self, model: Any, parameters: Mapping[str, Tensor], threads: int) -> None:

@@ -1,12 +1,13 @@
 """THE training loop: every phase of fine-tuning, and pretraining, is one call of `train`.
 
 A step is a pure function of (weights, optimiser state, seed, phase, step number): batches come
-from `Stream.batch(step)` and random numbers are seeded anew at every step, so a run that is
-killed and resumed ends with the same bits as one that was not.
+from `Stream.batch(step)` and random numbers are seeded anew at every step, so on a CPU a run that
+is killed and resumed, with the same number of threads, ends with the same bits as one that was not.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from stentor.train.ema import MovingAverage, copy_into
 from stentor.train.lanes import Lanes
 from stentor.train.optimiser import set_rates
 from stentor.train.rundir import RunDir
+
+_SKIPS = 20  # fp16 steps without a finite gradient in a row; by then its scale is 2^20 times less
 
 
 class Stream(Protocol):
@@ -134,6 +137,9 @@ def train(
     )
     if resume is not None:
         first, outcome, best = _restore(job, resume, scaler)
+    # makes the scale, which a process that has no micro-batch in its first step would lack
+    scaler.scale(torch.zeros((), device=machine.device))
+    skipped = 0
     job.model.train()
     display.new_phase()
     # the forward of transformers draws its dropout from one generator, part after part
@@ -142,11 +148,19 @@ def train(
         for step in range(first, job.steps):
             started = time.perf_counter()
             batch = job.stream.batch(step)
-            torch.manual_seed(_step_seed(job.seed, job.number, step))
+            # off the CPU, dropout is drawn by this seed: another in each process
+            torch.manual_seed(_step_seed(job.seed, job.number, step) + machine.rank)
             factor = job.rate(step)
             set_rates(job.optimisers, factor)
             loss = _backward(job, batch, machine, scaler, step, lanes)
             norm = _update(job, machine, scaler, step)
+            skipped = 0 if math.isfinite(norm) else skipped + 1
+            if skipped == _SKIPS:
+                raise TrainingError(
+                    f"phase {job.name!r}, step {step + 1}: the gradient was not finite in "
+                    f"{_SKIPS} steps in a row, however small its scale in fp16, and none of them "
+                    "was taken; set train.precision=fp32 or lower the learning rate"
+                )
             if job.ema is not None:
                 job.ema.update(job.parameters)
             seconds = time.perf_counter() - started
@@ -156,7 +170,7 @@ def train(
             facts = {
                 "loss": loss,
                 "rate": job.optimisers[-1].param_groups[0]["lr"],
-                "gradient_norm": norm,
+                "gradient_norm": _finite(norm),
                 "examples": batch.examples,
                 "tokens": batch.tokens,
                 "supervised": batch.supervised,
@@ -175,7 +189,15 @@ def train(
         copy_into(job.parameters, best)
     else:
         outcome.kept_step = job.steps
+        if job.evaluate is None and job.ema is not None:  # nothing says that raw is better
+            copy_into(job.parameters, job.ema.average)
+            outcome.kept = "ema"
     return outcome
+
+
+def _finite(value: float) -> float | None:
+    """For JSON, which knows neither NaN nor infinity."""
+    return value if math.isfinite(value) else None
 
 
 def _step_seed(seed: int, phase: int, step: int) -> int:
@@ -199,11 +221,11 @@ def _backward(
         if not torch.isfinite(loss):
             _stop_not_finite(job, part, each, step)
         scaler.scale(loss / batch.supervised).backward()
-        return loss.detach().double().cpu()
+        return loss.detach().cpu().double()  # Apple's GPUs have no 64 bits
 
     own = batch.parts[machine.rank :: machine.processes]
     total = sum(lanes.work(own, one), torch.zeros((), dtype=torch.float64))
-    summed = machine.sum(total.to(machine.device, torch.float32))
+    summed = machine.sum(total.float().to(machine.device))
     return float(summed) / batch.supervised
 
 
@@ -242,8 +264,11 @@ def _due(job: Job, done: int) -> bool:
 
 
 def _spoken(evaluation: Mapping[str, Any]) -> str:
-    shown = ", ".join(f"{kind} {found['loss']:.4f}" for kind, found in evaluation.items())
-    return f"evaluation loss: {shown}"
+    def shown(loss: float | None) -> str:
+        return "not finite" if loss is None else f"{loss:.4f}"
+
+    losses = ", ".join(f"{kind} {shown(found['loss'])}" for kind, found in evaluation.items())
+    return f"evaluation loss: {losses}"
 
 
 def _evaluate(
@@ -257,10 +282,18 @@ def _evaluate(
         with job.ema.applied(job.parameters):
             found["ema"] = job.evaluate(done)
     job.model.train()
-    figures = {k: {"loss": e.loss, "sources": dict(e.sources)} for k, e in found.items()}
+    figures = {
+        kind: {
+            "loss": _finite(evaluation.loss),
+            "sources": {name: _finite(loss) for name, loss in evaluation.sources.items()},
+        }
+        for kind, evaluation in found.items()
+    }
     outcome.evaluations.append({"step": done, **figures})
     for kind, evaluation in found.items():
-        better = outcome.best_loss is None or evaluation.loss < outcome.best_loss
+        better = math.isfinite(evaluation.loss) and (
+            outcome.best_loss is None or evaluation.loss < outcome.best_loss
+        )
         if job.keep_best and better:
             outcome.best_loss, outcome.kept, outcome.kept_step = evaluation.loss, kind, done
             source: Mapping[str, Tensor] = job.parameters
@@ -282,6 +315,7 @@ def _save(
     tensors = {f"weight/{name}": p for name, p in job.parameters.items()}
     tensors |= checkpoints.optimiser_tensors(job.optimisers, names)
     facts: dict[str, Any] = {"outcome": vars(outcome), "carried": dict(job.carried)}
+    facts["optimisers"] = checkpoints.optimiser_facts(job.optimisers, names)
     facts["scaler"] = scaler.state_dict()
     if job.ema is not None:
         tensors |= {f"ema/{name}": t for name, t in job.ema.average.items()}
@@ -302,7 +336,9 @@ def _restore(
         }
 
     copy_into(job.parameters, part("weight/"))
-    checkpoints.restore_optimisers(job.optimisers, job.parameters, state.tensors)
+    checkpoints.restore_optimisers(
+        job.optimisers, job.parameters, state.tensors, state.facts.get("optimisers", {})
+    )
     if scaler.is_enabled() and state.facts.get("scaler"):
         scaler.load_state_dict(state.facts["scaler"])
     if job.ema is not None:

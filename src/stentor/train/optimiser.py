@@ -160,6 +160,15 @@ def _adamw(
     return torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"), **options)
 
 
+def peaks(optimisers: Iterable[torch.optim.Optimizer]) -> str:
+    """The peak rates in words: "rate 0.001", or each with its optimiser where Muon is one."""
+    rates = {type(o).__name__: o.param_groups[0]["base_lr"] for o in optimisers}
+    if "Muon" not in rates:
+        (rate,) = rates.values()
+        return f"rate {rate:g}"
+    return "rate " + ", ".join(f"{rate:g} ({name})" for name, rate in rates.items())
+
+
 def set_rates(optimisers: Iterable[torch.optim.Optimizer], factor: float) -> None:
     """Set every group's rate to `factor` times its peak."""
     for optimiser in optimisers:

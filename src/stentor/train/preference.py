@@ -43,7 +43,7 @@ def preference_loss(weight: float) -> Objective:
 
 def pair_weights(each: Tensor, part: Micro, weight: float) -> tuple[Tensor, Tensor]:
     """(the objective; its derivative (M,) by the cross entropy (M,) of each token)."""
-    leaf = each.detach().double().requires_grad_()
+    leaf = each.detach().cpu().double().requires_grad_()  # Apple's GPUs have no 64 bits
     with torch.enable_grad():
         rows = leaf.split(part.lengths)
         rejected = {r for _, r in part.pairs}
@@ -52,7 +52,8 @@ def pair_weights(each: Tensor, part: Micro, weight: float) -> tuple[Tensor, Tens
             ratio = log_odds(-rows[better].mean()) - log_odds(-rows[worse].mean())
             value = value - weight * part.lengths[better] * functional.logsigmoid(ratio)
         (gradient,) = torch.autograd.grad(value, leaf)
-    return value.detach().to(each.dtype), gradient.to(each.dtype)
+    value, gradient = (t.detach().to(each.dtype).to(each.device) for t in (value, gradient))
+    return value, gradient
 
 
 def log_odds(mean: Tensor) -> Tensor:

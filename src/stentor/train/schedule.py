@@ -13,9 +13,11 @@ def factor(
     """What the peak rate is multiplied by in optimiser step `step` (from 0) of `total`.
 
     `cosine` is transformers' cosine with hard restarts and `linear` its linear schedule, so
-    the card's "cosine with 1 restart" (num_cycles = 1) falls to zero once.
+    the card's "cosine with 1 restart" (num_cycles = 1) falls to zero once. Only a phase of one
+    step is another: theirs would take it at rate zero, as the warm-up.
     """
-    warmup = math.ceil(schedule.warmup * total) if warmup_steps is None else warmup_steps
+    own = math.ceil(schedule.warmup * total) if total > 1 else 0
+    warmup = own if warmup_steps is None else warmup_steps
     if step < warmup:
         return (step + 1) / (warmup + 1) if schedule.shape == "wsd" else step / max(1, warmup)
     progress = (step - warmup) / max(1, total - warmup)

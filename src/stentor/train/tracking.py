@@ -66,7 +66,8 @@ class Tracking:
         for kind, found in facts.get("evaluation", {}).items():
             values[f"held_out/{kind}"] = found["loss"]
             values |= {f"held_out/{kind}/{n}": loss for n, loss in found["sources"].items()}
-        self._log(values)
+        # null: not finite
+        self._log({name: value for name, value in values.items() if value is not None})
 
     def report(self, report: Mapping[str, Any]) -> None:
         """The rates of the probe, once, at the end."""
