@@ -89,7 +89,7 @@ def base_recipe(arm: str, steps: int) -> Any:
         update={
             "softmax": softmax, "embedding": None, "evaluate_every": 10_000, "evaluate_windows": 1,
             "schedule": whole.schedule.model_copy(update={"decay": 0.0}),
-            "tokens": STEP_TOKENS * (steps + 1),
+            "tokens": STEP_TOKENS * (steps + 1), "warmup_tokens": 0,
         }
     )  # fmt: skip
 

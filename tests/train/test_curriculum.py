@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,9 @@ from stentor.model import adapters, load
 from stentor.model.save import save_model
 from stentor.recipe import Recipe
 from stentor.train import checkpoint as checkpoints
+from stentor.train.curriculum import _Curriculum
+from stentor.train.device import Machine
+from stentor.train.rundir import RunDir
 
 
 def strict_json(text: str) -> Any:
@@ -228,6 +232,8 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(
     whole, found = timeless(tiny_run.path), timeless(run)
     found["recipe"]["train"] = whole["recipe"]["train"]
     assert found == whole
+    kept = recipes.load(str(run / "recipe.yaml"), Recipe)
+    assert kept.train.checkpoint_every == 1  # the recipe that it went on with
     saved = {name for name in files(run) if not name.startswith("checkpoints/")}
     assert saved == {n for n in files(tiny_run.path) if not n.startswith("checkpoints/")}
 
@@ -260,6 +266,33 @@ def test_a_run_does_not_go_on_with_another_recipe(
     assert done.err.splitlines()[-1] == (
         "error: copy/checkpoints/03-0000000: the checkpoint belongs to a run with another recipe, "
         "base or data; resume with the recipe.yaml beside it and unchanged data, or start a new run"
+    )
+
+
+def test_a_run_without_a_checkpoint_yet_does_not_go_on_with_another_recipe(
+    stentor: Command, tiny_recipe: Path
+) -> None:
+    killed = stentor("train", tiny_recipe, "--out", "run", die=("open", "metrics.jsonl", 1))
+    assert killed.code == -9 and not Path("run/checkpoints").exists()
+    before = Path("run/recipe.yaml").read_text(encoding="utf-8")
+    changes = ("--set", "seed=2", "--set", "phases.0.epochs=2", "--set", "about=free")
+    done = stentor("train", tiny_recipe, "--out", "run", "--resume", *changes)
+    assert done.code == 2
+    assert done.err.splitlines()[-1] == (
+        "error: run: the run in it was begun with another recipe (other seed, phases); resume with "
+        "run/recipe.yaml, or give another --out"
+    )
+    assert Path("run/recipe.yaml").read_text(encoding="utf-8") == before
+
+
+def test_examples_longer_than_the_base_can_see_are_refused(
+    stentor: Command, tiny_recipe: Path
+) -> None:
+    done = stentor("train", tiny_recipe, "--out", "run", "--set", "data.max_tokens=513")
+    assert done.code == 2
+    assert done.err.splitlines()[-1] == (
+        "error: data.max_tokens: 513 are more than the 512 tokens that preset:stentor-2m can see; "
+        "set it to 512 or less"
     )
 
 
@@ -354,6 +387,16 @@ def test_a_loss_that_is_not_finite_ends_the_command_with_1_and_names_the_row(
     steps = len(metrics(Path("run"))) if Path("run/metrics.jsonl").exists() else 0
     kept = checkpoints.existing(Path("run/checkpoints"))
     assert [p.name for p in kept] == [f"01-{n:07d}" for n in range(1, steps + 1)][-2:]
+
+
+def test_other_processes_read_no_checkpoint_that_the_first_may_be_writing(cpu: Machine) -> None:
+    second = SimpleNamespace(num_processes=2, process_index=1, is_main_process=False)
+    computer = Machine(cpu.device, cpu.compute, second)
+    parts: list[Any] = [None, RunDir(Path("run")), computer, None, None, None]
+    work = _Curriculum(*parts, whole_path=True)
+    work.fingerprint, work.parameters = "", {}
+    Path("run/checkpoints/01-0000001").mkdir(parents=True)  # of which nothing is there yet
+    work._finish([], {})
 
 
 def test_two_processes_share_the_steps_and_make_one_run(

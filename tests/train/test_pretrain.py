@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import Command
 from stentor import recipe as recipes
-from stentor.errors import CheckpointError, DataError, InputError
+from stentor.errors import CheckpointError, DataError, InputError, RecipeError
 from stentor.recipe import PretrainRecipe
 from stentor.train import checkpoint as checkpoints
 from stentor.train.pretrain import pretrain
@@ -177,9 +178,82 @@ def test_a_branch_begins_before_the_decay(corpus: Path, whole: Path) -> None:
     with pytest.raises(InputError) as refused:
         pretrain(parsed(corpus, start=str(late)), Path("run"), resume=False)
     assert str(refused.value) == (
-        "start: the earliest checkpoint stands at step 6, after the decay is to begin (4); "
+        "start: the earliest checkpoint stands at step 6, after the decay of its own run began "
+        "(4); give an earlier one, or let that run keep more of them (train.keep_checkpoints)"
+    )
+    longer = {"start": str(late), "tokens": 16 * STEP}  # its decay begins at step 8, too late
+    with pytest.raises(InputError, match="after the decay of its own run began"):
+        pretrain(parsed(corpus, **longer), Path("longer"), resume=False)
+    early = whole / "checkpoints" / "01-0000003"
+    with pytest.raises(InputError) as refused:
+        pretrain(parsed(corpus, start=str(early), tokens=4 * STEP), Path("short"), resume=False)
+    assert str(refused.value) == (
+        "start: the earliest checkpoint stands at step 3, after the decay is to begin (2); "
         "raise tokens, or keep more checkpoints (train.keep_checkpoints)"
     )
+
+
+def changed(checkpoint: Path, **carried: Any) -> None:
+    """Change what a checkpoint remembers for its run."""
+    file = checkpoint / "state.json"
+    state = json.loads(file.read_text(encoding="utf-8"))
+    state["facts"]["carried"] = carried
+    file.write_text(json.dumps(state), encoding="utf-8")
+
+
+def copy_of(run: Path) -> Path:
+    """A copy of a run as it was before it came to its end."""
+    shutil.copytree(run, "copy")
+    Path("copy/report.json").unlink()
+    shutil.rmtree("copy/model")
+    return Path("copy")
+
+
+def test_a_checkpoint_from_before_runs_remembered_their_corpus_and_decay_still_fits(
+    corpus: Path, whole: Path
+) -> None:
+    run = copy_of(whole)
+    for kept in checkpoints.existing(run / "checkpoints"):
+        state = checkpoints.read(kept, None)
+        assert state.facts["carried"].keys() == {"decay_from", "corpus"}
+        assert state.facts["carried"]["decay_from"] == 4
+        changed(kept)
+    assert pretrain(parsed(corpus), run, resume=True).finished
+    assert metrics(run) == metrics(whole) and weights(run) == weights(whole)
+
+
+def test_neither_a_run_nor_a_branch_goes_on_with_another_text(
+    corpus: Path, whole: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(corpus, other)
+    with (other / "train.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps({"text": "The cat sees a dog."}) + "\n")
+    data = recipe_of(corpus)["data"] | {"root": str(other)}
+    for place, options in (
+        (copy_of(whole), {"resume": True}),
+        (Path("branch"), {"resume": False, "start": str(whole / "checkpoints" / "01-0000003")}),
+    ):
+        resume = options.pop("resume")
+        with pytest.raises(CheckpointError, match="it was trained on another corpus"):
+            pretrain(parsed(corpus, data=data, **options), place, resume=bool(resume))
+
+
+def test_a_run_killed_before_its_first_checkpoint_goes_on_with_its_own_recipe_only(
+    corpus: Path, whole: Path
+) -> None:
+    run = copy_of(whole)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(CheckpointError) as refused:
+        pretrain(parsed(corpus, seed=2, about="free"), run, resume=True)
+    assert str(refused.value) == (
+        "copy: the run in it was begun with another recipe (other seed); resume with "
+        "copy/recipe.yaml, or give another --out"
+    )
+    assert pretrain(parsed(corpus, about="free"), run, resume=True).finished
+    assert weights(run) == weights(whole)
+    kept = recipes.load(str(run / "recipe.yaml"), PretrainRecipe)
+    assert kept.about == "free"  # what may change is written down
 
 
 def test_a_run_may_be_named_as_the_start_and_its_newest_checkpoint_before_the_decay_is_taken(
@@ -216,6 +290,16 @@ def test_a_branch_of_another_recipe_is_refused(
             "fewer than one step's 1000; give more text or smaller batch_tokens",
         ),
         ({"preset": "stentor-3m"}, InputError, "did you mean 'stentor-30m'?"),
+        (
+            {"window": 1024, "batch_tokens": 1000, "tokens": 500, "warmup_tokens": 600},
+            RecipeError,
+            "made: 4 mistakes\n"
+            "  window: 1,024 is more than the 512 tokens that a preset can see; lower it\n"
+            "  batch_tokens: it must be a multiple of window (1024)\n"
+            "  tokens: 500 make no step of 1,000; raise it, or lower batch_tokens\n"
+            "  warmup_tokens: the warm-up of 600 tokens would last to the end (500); lower it, or "
+            "raise tokens",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused_with_what_to_do(
@@ -224,6 +308,15 @@ def test_what_cannot_be_trained_is_refused_with_what_to_do(
     with pytest.raises(error) as refused:
         pretrain(parsed(corpus, **changes), Path("run"), resume=False)
     assert text in str(refused.value)
+
+
+def test_bad_rows_of_the_dialogues_stop_the_run(corpus: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "Hi"}\n{"prompt": "Hi", "response": "Ho"}\n', encoding="utf-8")
+    data = recipe_of(corpus)["data"] | {"dialogues": [{"use": "chat", "path": str(bad)}]}
+    with pytest.raises(DataError) as refused:
+        pretrain(parsed(corpus, data=data), Path("run"), resume=False)
+    assert str(refused.value) == f"1 bad rows\n  {bad}:1: the reply is missing or empty"
 
 
 def test_the_decay_brings_the_control_pieces_of_the_dialogues(
@@ -243,14 +336,14 @@ def test_the_decay_brings_the_control_pieces_of_the_dialogues(
 
 
 def test_a_run_goes_on_from_the_weights_of_another_model(corpus: Path, whole: Path) -> None:
-    settings = {"weights": str(whole), "tokens": STEP, "warmup_tokens": 4 * STEP}
+    settings = {"weights": str(whole), "tokens": STEP, "warmup_tokens": 0}
     recipe = recipes.load(str(write(corpus, **settings)), PretrainRecipe)
     went_on = pretrain(recipe, Path("went-on"), resume=False)
     before = load_file(whole / "model" / "model.safetensors")
     after = load_file(went_on.model / "model.safetensors")
     assert before.keys() == after.keys()
     moved = max(float((after[n].float() - t.float()).abs().max()) for n, t in before.items())
-    assert 0 < moved < 0.05  # one step at a low rate, not a fresh start
+    assert 0 < moved < 0.05  # one step, not a fresh start
 
 
 def test_weights_of_another_shape_are_refused(corpus: Path) -> None:

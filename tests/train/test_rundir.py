@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from stentor.errors import CheckpointError, InputError
+from stentor.errors import CheckpointError, InputError, RecipeError
+from stentor.recipe import Recipe, dump, parse
 from stentor.train.rundir import RunDir, open_run
 
 
@@ -41,6 +43,21 @@ def test_other_runs_with_similar_names_are_not_taken_for_it(other: str) -> None:
     start(other)
     assert start() == Path("runs/card")
     assert go_on() == Path("runs/card")
+
+
+@pytest.mark.parametrize("file", ["recipe.yaml", "sweep.yaml"])
+def test_a_run_of_another_recipe_whose_name_is_like_a_number_is_not_resumed(file: str) -> None:
+    def named(name: str, *, resume: bool) -> Path:
+        text = f"name: {name}\n"
+        return open_run(name, None, resume=resume, recipe_yaml=text, file=file).path
+
+    assert [named("exp", resume=False), named("exp-2", resume=False)] == [
+        Path("runs/exp"), Path("runs/exp-2"),
+    ]  # fmt: skip
+    assert named("exp", resume=True) == Path("runs/exp")
+    assert named("exp-2", resume=True) == Path("runs/exp-2")
+    assert named("exp", resume=False) == Path("runs/exp-3")
+    assert named("exp", resume=True) == Path("runs/exp-3")
 
 
 def test_a_name_may_hold_characters_that_mean_something_in_a_glob() -> None:
@@ -88,6 +105,39 @@ def test_a_run_killed_before_its_recipe_was_written_can_be_started_again() -> No
     left_over.write_text("na", encoding="utf-8")
     assert start(out=Path("mine")) == Path("mine")
     assert not left_over.exists()
+
+
+def recipe(**changes: Any) -> Recipe:
+    raw = {
+        "name": "r", "data": {"sources": {"seed": {"use": "seed_safety"}}},
+        "phases": [{"name": "one", "mix": {"seed": 8}}],
+    }  # fmt: skip
+    return parse(raw | changes, Recipe, "r")
+
+
+def fixed(found: Recipe) -> dict[str, Any]:
+    return found.model_dump(mode="json", exclude={"about", "train"})
+
+
+def test_a_run_is_not_taken_up_by_another_recipe() -> None:
+    path = open_run("r", None, resume=False, recipe_yaml=dump(recipe())).path
+    run = RunDir(path)
+    run.refuse_other(recipe(about="free", train={"checkpoint_every": 7}), fixed)
+    with pytest.raises(CheckpointError) as refused:
+        run.refuse_other(recipe(seed=2, adapter=None, about="free"), fixed)
+    assert str(refused.value) == (
+        "runs/r: the run in it was begun with another recipe (other seed, adapter); resume with "
+        "runs/r/recipe.yaml, or give another --out"
+    )
+    (path / "recipe.yaml").write_text("name: r\nphasen: []\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"^runs/r/recipe\.yaml: "):
+        run.refuse_other(recipe(), fixed)
+
+
+def test_the_recipe_that_a_run_goes_on_with_is_written_down() -> None:
+    run = RunDir(open_run("r", None, resume=False, recipe_yaml=dump(recipe())).path)
+    run.keep_recipe(recipe(about="more"))
+    assert "about: more" in (run.path / "recipe.yaml").read_text(encoding="utf-8")
 
 
 def test_resume_passes_over_a_folder_without_a_recipe() -> None:

@@ -18,7 +18,7 @@ from stentor.data.encode import EncodedExample, with_rejected
 from stentor.data.files import write_json, write_text
 from stentor.data.mix import Prepared
 from stentor.data.stream import ExampleStream
-from stentor.errors import CheckpointError, DataError
+from stentor.errors import CheckpointError, DataError, InputError
 from stentor.evaluate import loss as losses
 from stentor.evaluate import suites
 from stentor.evaluate.probe import ProbeResult, probe, summary
@@ -95,7 +95,14 @@ class _Curriculum:
         recipe = self.recipe
         # first, since one may be missing
         self.suites = [suites.load(name) for name in recipe.probe.suites] if recipe.probe else []
+        if resume and not checkpoints.existing(self.run.checkpoints):
+            self.run.refuse_other(recipe, _fixed)
         self.base = load(recipe.model.base, template=recipe.model.template, seed=recipe.seed)
+        if recipe.data.max_tokens > self.base.window:
+            raise InputError(
+                f"data.max_tokens: {recipe.data.max_tokens} are more than the {self.base.window} "
+                f"tokens that {recipe.model.base} can see; set it to {self.base.window} or less"
+            )
         self.data = mix.prepare(recipe.data, self.base.template, recipe.seed)
         self.course = mix.course(recipe, self.data)
         self.fingerprint = _fingerprint(recipe, self.data, self.base)
@@ -108,6 +115,7 @@ class _Curriculum:
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         if resume and self.machine.is_main:
             self.run.rewind(*((state.phase, state.step) if state else (1, 0)))
+            self.run.keep_recipe(recipe)
         if state is not None:
             self.display.say(f"going on with phase {state.phase}, step {state.step + 1}")
         for number, (phase, examples) in enumerate(self.course, start=1):
@@ -157,9 +165,10 @@ class _Curriculum:
             micro_tokens=self._micro_tokens,
             lanes=self._lanes * self.machine.processes,
         )
+        built = optimisers.build(self.parameters, phase.optimiser, phase.learning_rate)
         self.display.say(
             f"phase {number} of {len(self.course)}, {phase.name}: {len(examples):,} examples, "
-            f"{stream.steps} steps of {phase.batch}, rate {phase.learning_rate:g}"
+            f"{stream.steps} steps of {phase.batch}, {optimisers.peaks(built)}"
         )
         if recipe.adapter is not None:
             adapters.set_dropout(self.model, phase.dropout)
@@ -170,7 +179,7 @@ class _Curriculum:
             parameters=self.parameters,
             stream=stream,
             steps=stream.steps,
-            optimisers=optimisers.build(self.parameters, phase.optimiser, phase.learning_rate),
+            optimisers=built,
             rate=lambda step: factor(step, stream.steps, phase.schedule),
             seed=recipe.seed,
             clip=phase.clip,
@@ -255,11 +264,11 @@ class _Curriculum:
         return state
 
     def _finish(self, done: list[dict[str, Any]], before: Mapping[str, Any]) -> None:
+        if not self.machine.is_main:
+            return  # the main process may be writing the checkpoint that is read here
         state = checkpoints.newest(self.run.checkpoints, self.fingerprint)
         if state is not None:
             _put_back(self.parameters, state)
-        if not self.machine.is_main:
-            return
         merged = self._merged()
         if not self.run.model.exists():
             save_model(
@@ -371,8 +380,8 @@ def _put_back(parameters: Mapping[str, Tensor], state: checkpoints.Checkpoint) -
             parameter.copy_(state.tensors[f"weight/{name}"])
 
 
-def _fingerprint(recipe: Recipe, data: Prepared, base: LoadedModel) -> str:
-    """Equal for runs whose checkpoints fit each other: recipe, data and base."""
+def _fixed(recipe: Recipe) -> dict[str, Any]:
+    """The fields that a run can't change on its way."""
     free = {"train", "about", "name", "licence", "probe", "generation"}
     free |= {"base_text", "base_text_rows"}
     fixed = recipe.model_dump(mode="json", exclude=free)
@@ -384,7 +393,12 @@ def _fingerprint(recipe: Recipe, data: Prepared, base: LoadedModel) -> str:
             phase.pop("rejected")
     for source in fixed["data"]["sources"].values():
         source.pop("licence")
-    digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode())
+    return fixed
+
+
+def _fingerprint(recipe: Recipe, data: Prepared, base: LoadedModel) -> str:
+    """Equal for runs whose checkpoints fit each other: recipe, data and base."""
+    digest = hashlib.sha256(json.dumps(_fixed(recipe), sort_keys=True).encode())
     digest.update(data.hash().encode())
     for name, tensor in base.model.state_dict().items():
         digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from transformers import LlamaForCausalLM
 from stentor.chat import SegmentTemplate
 from stentor.data import corpus
 from stentor.data.encode import with_system
+from stentor.data.examples import Tally, refuse_bad_rows
 from stentor.data.files import write_json
-from stentor.errors import CheckpointError, InputError
+from stentor.errors import CheckpointError, InputError, RecipeError
 from stentor.model import tokenizer as tokenizers
 from stentor.model.load import load
-from stentor.model.presets import preset
+from stentor.model.presets import WINDOW, preset
 from stentor.model.save import save_model
 from stentor.recipe import PretrainRecipe, data_root, dump
 from stentor.train import checkpoint as checkpoints
@@ -43,6 +44,8 @@ def pretrain(
     `track`: names of trackers (`stentor.train.tracking.TRACKERS`) that get every step's figures.
     """
     check(track)
+    if problems := disagreements(recipe):
+        raise RecipeError(recipe.name, problems)
     computer = machine(recipe.train)
     run = computer.agreed(
         lambda: open_run(recipe.name, out, resume=resume, recipe_yaml=dump(recipe))
@@ -63,8 +66,36 @@ def pretrain(
     return run
 
 
+def disagreements(recipe: PretrainRecipe) -> list[str]:
+    """Where its lengths leave nothing to learn from, or more than a preset can see."""
+    problems = []
+    if recipe.window > WINDOW:
+        problems.append(
+            f"window: {recipe.window:,} is more than the {WINDOW} tokens that a preset can see; "
+            "lower it"
+        )
+    if recipe.batch_tokens % recipe.window:
+        problems.append(f"batch_tokens: it must be a multiple of window ({recipe.window})")
+    if recipe.tokens < recipe.batch_tokens:
+        problems.append(
+            f"tokens: {recipe.tokens:,} make no step of {recipe.batch_tokens:,}; raise it, or "
+            "lower batch_tokens"
+        )
+    if recipe.tokens <= recipe.warmup_tokens:
+        problems.append(
+            f"warmup_tokens: the warm-up of {recipe.warmup_tokens:,} tokens would last to the end "
+            f"({recipe.tokens:,}); lower it, or raise tokens"
+        )
+    return problems
+
+
 def fingerprint(recipe: PretrainRecipe) -> str:
-    """What must be equal for a checkpoint to fit: all but the end, the machine, the branch, and
+    """What must be equal for a checkpoint to fit."""
+    return hashlib.sha256(json.dumps(_fixed(recipe), sort_keys=True).encode()).hexdigest()
+
+
+def _fixed(recipe: PretrainRecipe) -> dict[str, Any]:
+    """The fields that a run can't change on its way: all but the end, the machine, the branch, and
     how much of the softmax is taken (a way to save work, like the machine's precision)."""
     free = {"tokens", "train", "start", "about", "name", "softmax"}
     free |= {"micro_tokens", "evaluate_every", "evaluate_windows"}
@@ -73,7 +104,7 @@ def fingerprint(recipe: PretrainRecipe) -> str:
     # the last three matter in the decay alone
     for name in ("root", "dialogues", "dialogue_share", "dialogue_system"):
         fixed["data"].pop(name)
-    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+    return fixed
 
 
 def _work(
@@ -86,9 +117,6 @@ def _work(
     model.to(computer.device)
     documents = corpus.gather(recipe, tokenizer)
     windows = corpus.pack(documents, recipe.window, recipe.seed)
-    batch = recipe.batch_tokens // recipe.window
-    if batch * recipe.window != recipe.batch_tokens:
-        raise InputError(f"batch_tokens: it must be a multiple of window ({recipe.window})")
     steps = recipe.tokens // recipe.batch_tokens
     validation = _validation(recipe, tokenizer)
     pieces = corpus.softmax_pieces(recipe.softmax, windows, validation, model.config.vocab_size)
@@ -96,7 +124,7 @@ def _work(
     whole_from = steps - round(steps * recipe.softmax.whole)
     stream = corpus.PretrainStream(
         windows,
-        batch=batch,
+        batch=recipe.batch_tokens // recipe.window,
         micro=max(1, recipe.micro_tokens // recipe.window),
         seed=recipe.seed,
         decay_from=decay_from,
@@ -110,9 +138,11 @@ def _work(
         f"{recipe.batch_tokens:,} tokens, decay from step {decay_from:,}"
     )
     display.say(f"lean forward, {spoken_share(recipe.micro_tokens, computer.lanes)}")
-    state = _start(recipe, run, decay_from, resume=resume)
+    carried = {"decay_from": decay_from, "corpus": hashlib.sha256(windows.stream).hexdigest()}
+    state = _start(recipe, run, carried, resume=resume)
     if resume and computer.is_main:
         run.rewind(1, state.step if state else 0)
+        run.keep_recipe(recipe)
     if state is not None:
         display.say(f"going on from step {state.step:,}")
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -134,6 +164,7 @@ def _work(
         checkpoint_every=recipe.train.checkpoint_every,
         keep_checkpoints=recipe.train.keep_checkpoints,
         fingerprint=fingerprint(recipe),
+        carried=carried,
     )
     outcome = train(job, computer, run, display, state)
     model.eval()
@@ -155,12 +186,20 @@ def _work(
 
 
 def _start(
-    recipe: PretrainRecipe, run: RunDir, decay_from: int, *, resume: bool
+    recipe: PretrainRecipe, run: RunDir, carried: Mapping[str, Any], *, resume: bool
 ) -> checkpoints.Checkpoint | None:
-    """The checkpoint to go on from: this run's own, or the one that it branches from."""
+    """The checkpoint to go on from: this run's own, or the one that it branches from.
+
+    `carried`: what this run's checkpoints are to remember; older ones remember less.
+    """
     own = checkpoints.newest(run.checkpoints, fingerprint(recipe)) if resume else None
-    if own is not None or recipe.start is None:
+    if own is not None:
+        _same_corpus(own, carried, run.path)
         return own
+    if resume:
+        run.refuse_other(recipe, _fixed)
+    if recipe.start is None:
+        return None
     place = Path(recipe.start).expanduser()
     place = place / "checkpoints" if (place / "checkpoints").is_dir() else place
     found = [place] if (place / "state.json").exists() else checkpoints.existing(place)
@@ -168,12 +207,30 @@ def _start(
         raise CheckpointError(f"{recipe.start}: there is no checkpoint to start from")
     for checkpoint in reversed(found):  # the newest that the decay has not touched
         state = checkpoints.read(checkpoint, fingerprint(recipe))
-        if state.step <= decay_from:
+        _same_corpus(state, carried, checkpoint)
+        theirs = state.facts["carried"].get("decay_from", carried["decay_from"])
+        if state.step <= min(theirs, carried["decay_from"]):
             return state
+    stands = f"start: the earliest checkpoint stands at step {state.step:,}, after the decay"
+    if state.step > theirs:
+        raise InputError(
+            f"{stands} of its own run began ({theirs:,}); give an earlier one, or let that run "
+            "keep more of them (train.keep_checkpoints)"
+        )
     raise InputError(
-        f"start: the earliest checkpoint stands at step {state.step:,}, after the decay is to "
-        f"begin ({decay_from:,}); raise tokens, or keep more checkpoints (train.keep_checkpoints)"
+        f"{stands} is to begin ({carried['decay_from']:,}); raise tokens, or keep more checkpoints "
+        "(train.keep_checkpoints)"
     )
+
+
+def _same_corpus(state: checkpoints.Checkpoint, carried: Mapping[str, Any], place: Path) -> None:
+    """CheckpointError where the text that the checkpoint was trained on is not that of today."""
+    now = carried["corpus"]
+    if state.facts["carried"].get("corpus", now) != now:
+        raise CheckpointError(
+            f"{place}: it was trained on another corpus: the text of data.corpora has changed "
+            "since; go on with the text that it was begun with, or start a new run"
+        )
 
 
 def _dialogues(recipe: PretrainRecipe, tokenizer: Any) -> corpus.Windows | None:
@@ -181,8 +238,11 @@ def _dialogues(recipe: PretrainRecipe, tokenizer: Any) -> corpus.Windows | None:
         return None
     from stentor.data.sources import examples
 
-    root = data_root(recipe.data.root)
-    found = [e for part in recipe.data.dialogues for e in examples(part, root, seed=recipe.seed)]
+    root, tally = data_root(recipe.data.root), Tally()
+    found = [
+        e for part in recipe.data.dialogues for e in examples(part, root, tally, seed=recipe.seed)
+    ]
+    refuse_bad_rows([tally])
     conversations = [
         with_system(e.messages, recipe.data.dialogue_system if number % 2 else None)
         for number, e in enumerate(found)

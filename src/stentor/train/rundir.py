@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from stentor.data.files import write_text
-from stentor.errors import CheckpointError, InputError
+from stentor.errors import CheckpointError, InputError, RecipeError
+from stentor.recipe import AnyRecipe, dump, parse
+from stentor.yaml_file import read_mapping
 
 RUNS = Path("runs")
 
@@ -33,6 +35,26 @@ class RunDir:
     @property
     def finished(self) -> bool:
         return (self.path / "report.json").exists()
+
+    def refuse_other(
+        self, recipe: AnyRecipe, fixed: Callable[[AnyRecipe], Mapping[str, Any]]
+    ) -> None:
+        """CheckpointError where the run was begun with another recipe, by its recipe.yaml.
+
+        `fixed` gives the fields of a recipe that a run can't change. (Once there is a checkpoint,
+        its fingerprint says the same of the data too.)
+        """
+        file = self.path / "recipe.yaml"
+        kept, now = fixed(parse(read_mapping(file), type(recipe), str(file))), fixed(recipe)
+        if differing := [name for name in {**kept, **now} if kept.get(name) != now.get(name)]:
+            raise CheckpointError(
+                f"{self.path}: the run in it was begun with another recipe (other "
+                f"{', '.join(differing)}); resume with {file}, or give another --out"
+            )
+
+    def keep_recipe(self, recipe: AnyRecipe) -> None:
+        """Write down the recipe that the run goes on with; its free fields may be others now."""
+        write_text(self.path / "recipe.yaml", dump(recipe))
 
     def log(self, **facts: Any) -> None:
         """Add a line to metrics.jsonl."""
@@ -61,8 +83,8 @@ def open_run(
 ) -> RunDir:
     """A new folder for a run, or with `resume` the one to go on in.
 
-    Without `out` it is runs/NAME, runs/NAME-2, … and `resume` takes the newest of them. `file`
-    holds the recipe, and tells a folder of this kind from others.
+    Without `out` it is runs/NAME, runs/NAME-2, … and `resume` takes the newest of them that is of
+    this name. `file` holds the recipe, and tells a folder of this kind from others.
     """
     if resume:
         path = out or _newest(name, file)
@@ -109,12 +131,25 @@ def _numbered(name: str) -> dict[int, Path]:
 
 
 def _newest(name: str, file: str) -> Path:
-    found = [path for path in _numbered(name).values() if (path / file).exists()]
+    found = [
+        path
+        for path in _numbered(name).values()
+        if (path / file).exists() and _name(path / file) in (name, None)
+    ]
     if not found:
         raise CheckpointError(
             f"{RUNS}/{name}: there is no run to resume; leave out --resume to start"
         )
     return found[-1]
+
+
+def _name(file: Path) -> str | None:
+    """The name in a recipe, since runs/NAME-2 may also be the first run of NAME-2."""
+    try:
+        name: str | None = read_mapping(file).get("name")
+    except RecipeError:
+        return None
+    return name
 
 
 def _make_next(name: str) -> Path:
