@@ -138,7 +138,7 @@ def _work(
         f"{recipe.batch_tokens:,} tokens, decay from step {decay_from:,}"
     )
     display.say(f"lean forward, {spoken_share(recipe.micro_tokens, computer.lanes)}")
-    carried = {"decay_from": decay_from, "corpus": hashlib.sha256(windows.stream).hexdigest()}
+    carried = {"decay_from": decay_from, "corpus": hashlib.sha256(windows.stream.data).hexdigest()}
     state = _start(recipe, run, carried, resume=resume)
     if resume and computer.is_main:
         run.rewind(1, state.step if state else 0)
