@@ -302,7 +302,7 @@ TINY_RECIPE: dict[str, Any] = {
             "schedule": {"shape": "cosine"},
         },
     ],
-    "train": {"checkpoint_every": 2, "energy": False},
+    "train": {"checkpoint_every": 2, "energy": False, "precision": "fp32"},
 }  # fmt: skip
 """3 and 4 steps; the bundled sources, and random weights that are the same each time."""
 

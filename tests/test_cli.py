@@ -209,11 +209,11 @@ def test_all_mistakes_of_a_recipe_are_told_at_once_and_no_run_is_begun(
     ("flags", "text"),
     [
         (["--max-new-tokens", "0"], "error: max new tokens must be at least 1\n"),
-        (["--temperature", "-1"], "error: temperature must be 0 (greedy) or more\n"),
+        (["--temperature", "-1"], "error: temperature must be 0 (greedy), or at least 0.001\n"),
         (
             ["--top-p", "0", "--repetition-penalty", "0"],
             "error: top-p must be above 0 and at most 1; "
-            "repetition penalty must be above 0 (1 is none)\n",
+            "repetition penalty must be from 0.01 to 100 (1 is none)\n",
         ),
     ],
 )
