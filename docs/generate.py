@@ -40,7 +40,8 @@ NOTE = "<!-- Written by docs/generate.py; change the code instead. -->"
 # What the aliases of recipe.py say.
 _ALIASES = {
     "Positive": "whole number > 0", "Fraction": "number from 0 to 1", "Rate": "number > 0, ≤ 1",
-    "Decay": "number from 0 to below 1", "Seed": "whole number ≥ 0", "str": "text", "int": "whole number", "float": "number",
+    "Decay": "number from 0 to below 1", "Seed": "whole number ≥ 0", "str": "text",
+    "int": "whole number", "float": "number",
     "bool": "true or false", "None": "null",
     "Reader": ", ".join(f"`{name}`" for name in typing.get_args(recipe.Reader)),
     "Projection": ", ".join(f"`{name}`" for name in typing.get_args(recipe.Projection)),
