@@ -300,7 +300,8 @@ class Recipe(Part):
     """A phase's name: the examples of all phases are shuffled into one phase with the settings of
     this one, each example as often as its phase would see it."""
     probe: ProbePart | None = ProbePart()
-    generation: GenerationPart = GenerationPart()
+    # a factory: the check of its values imports the engine, which reading this module need not
+    generation: GenerationPart = Field(default_factory=GenerationPart)
     base_text: str | None = None
     """A text file (`text` rows) on which the loss is taken before and after all phases; `bundled`
     is the one that ships with the package …"""

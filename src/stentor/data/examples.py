@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from stentor.chat import Message, check_messages
@@ -48,9 +48,8 @@ class Tally:
     """Bad rows, each with file, line and reason."""
 
 
-def refuse_bad_rows(tallies: Iterable[Tally]) -> None:
+def refuse_bad_rows(problems: Sequence[str]) -> None:
     """DataError that lists the bad rows, if there are any."""
-    problems = [problem for tally in tallies for problem in tally.problems]
     if problems:
         shown = "".join(f"\n  {p}" for p in problems[:50])
         more = f"\n  … and {len(problems) - 50} more" if len(problems) > 50 else ""

@@ -61,7 +61,7 @@ def prepare(part: DataPart, template: Template, seed: int, *, strict: bool = Tru
         for name, source in part.sources.items()
     }
     if strict:
-        refuse_bad_rows(tallies.values())
+        refuse_bad_rows([problem for tally in tallies.values() for problem in tally.problems])
     _drop_duplicates(raw, tallies)
     held_keys = _hold_out(raw, part, seed)
     train: dict[str, list[EncodedExample]] = {}

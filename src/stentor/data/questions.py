@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stentor.chat import Message, check_messages
-from stentor.data.examples import normalise
+from stentor.data.examples import normalise, refuse_bad_rows
 from stentor.data.files import open_text, read_rows
 from stentor.data.filters import Probes
 from stentor.errors import DataError
@@ -88,8 +88,7 @@ def read_questions(files: Sequence[Path], report: Report) -> list[Question]:
                 found.append(question)
             else:  # a small teacher knows no safe answer
                 report.leave_out("the prompt: not benign", question.prompt)
-    if problems:
-        raise DataError(f"{len(problems)} bad rows\n  " + "\n  ".join(problems[:50]))
+    refuse_bad_rows(problems)
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from stentor import recipe as recipes
 from stentor.data import sources
 from stentor.data.encode import encode
-from stentor.data.examples import Tally
+from stentor.data.examples import Tally, refuse_bad_rows
 from stentor.data.files import atomic, read_rows, write_json
 from stentor.data.mix import prepare
 from stentor.errors import DataError, InputError
@@ -73,8 +73,7 @@ def _file_loss(path: Path, loaded: LoadedModel, computer: Machine) -> Loss:
         )
     tally = Tally()
     rows = sources.examples(SourcePart(use="chat", path=str(path.resolve())), Path(), tally)
-    if tally.problems:
-        raise DataError(f"{len(tally.problems)} bad rows\n  " + "\n  ".join(tally.problems[:50]))
+    refuse_bad_rows(tally.problems)
     encoded = encode(
         rows, "file", loaded.template, system=loaded.generation.get("system"),
         max_tokens=loaded.window, tally=tally,
@@ -273,8 +272,7 @@ def judge_file(file: Path, out: Path | None) -> None:
             "span": verdict.span,
         }
         labelled.append(json.dumps(row.fields | labels, ensure_ascii=False) + "\n")
-    if problems:
-        raise DataError(f"{len(problems)} bad rows\n  " + "\n  ".join(problems[:50]))
+    refuse_bad_rows(problems)
     if out is None:
         sys.stdout.writelines(labelled)
         return

@@ -238,12 +238,7 @@ def _rounded_once(
     An adapter that adds less than half a step of half precision would be lost if its part were
     added to outputs that are rounded already.
     """
-    beside = weight.new_zeros(len(weight), inner.shape[1])
-    row = column = 0
-    for each, scale in zip(b, scales, strict=True):
-        height, width = each.shape
-        torch.mul(each, scale, out=beside[row : row + height, column : column + width])
-        row, column = row + height, column + width
+    beside = torch.block_diag(*(each * scale for each, scale in zip(b, scales, strict=True)))
     out = torch.cat([x, inner], 1) @ torch.cat([weight, beside], 1).t()
     return out if residual is None else residual + out
 

@@ -242,7 +242,7 @@ def _dialogues(recipe: PretrainRecipe, tokenizer: Any) -> corpus.Windows | None:
     found = [
         e for part in recipe.data.dialogues for e in examples(part, root, tally, seed=recipe.seed)
     ]
-    refuse_bad_rows([tally])
+    refuse_bad_rows(tally.problems)
     conversations = [
         with_system(e.messages, recipe.data.dialogue_system if number % 2 else None)
         for number, e in enumerate(found)
