@@ -393,6 +393,14 @@ def test_a_preference_phase_has_no_plain_forward() -> None:
     assert load(SMALL, Recipe, (prefers, "train.forward=lean")).phases[1].preference == 0.3
 
 
+def test_a_preference_phase_has_no_sampled_softmax() -> None:
+    changes = ("phases.1.preference=0.3", "phases.1.softmax.frequent=2048")
+    assert problems(SMALL, Recipe, changes) == (
+        "phases.1.softmax: odds are taken over the whole vocabulary; remove it",
+    )
+    assert load(SMALL, Recipe, changes[1:]).phases[1].softmax is not None
+
+
 def test_dropout_needs_an_adapter() -> None:
     assert problems(SMALL, Recipe, ("adapter=null", "phases.1.dropout=0.1")) == (
         "phases.1.dropout: there is no adapter to drop out from",

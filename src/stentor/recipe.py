@@ -165,6 +165,21 @@ class SchedulePart(Part):
     """wsd: share of the steps, at the end, over which the rate falls to zero."""
 
 
+class SoftmaxPart(Part):
+    """Over which pieces the softmax is taken, until all of them take part at the end."""
+
+    seen_only: bool = True
+    """Only those that the corpus, or the replies of the phase, hold."""
+    frequent: Positive | None = None
+    """Of these only the commonest so many, those that are due, and a sample of the others that
+    stands for them all; None: all of them. The head is most of a tiny model's work."""
+    sampled: Positive = 1024
+    """How many of the others are drawn for each micro-batch."""
+    whole: Fraction = 0.1
+    """The share of the steps, at the end, in which all pieces of the vocabulary take part, so that
+    those that never occur are pushed down."""
+
+
 class PhasePart(Part):
     """One phase of the curriculum: which examples, how often, how fast."""
 
@@ -193,6 +208,8 @@ class PhasePart(Part):
     schedule: SchedulePart = SchedulePart()
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Gradients are scaled down to this norm; null: never."""
+    softmax: SoftmaxPart | None = None
+    """Over which pieces it is taken, to save work; null: over the whole vocabulary."""
     ema: Fraction | None = None
     """Decay of the moving average of the weights: min(ema, (1 + t) / (10 + t))."""
     evaluate_every: Positive | None = None
@@ -221,7 +238,8 @@ class TrainPart(Part):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto takes CUDA, then Apple MPS, then the CPU."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the matrix products; auto takes bf16 where it is fast, fp16 on older GPUs, else fp32."""
+    """Of the matrix products; auto takes bf16 where it is fast (on a CPU for pretraining alone:
+    fine-tuning has too many shapes), fp16 on older GPUs, else fp32."""
     checkpoint_every: Positive = 50
     """Steps between checkpoints …"""
     keep_checkpoints: Positive = 2
@@ -343,6 +361,10 @@ def disagreements(recipe: Mapping[str, Any]) -> list[str]:
                 f"phases.{number}.preference: there is no plain forward of it; set train.forward "
                 "to auto"
             )
+        if phase.get("preference") is not None and phase.get("softmax") is not None:
+            problems.append(
+                f"phases.{number}.softmax: odds are taken over the whole vocabulary; remove it"
+            )
         if phase.get("dropout") and recipe.get("adapter", ...) is None:
             problems.append(f"phases.{number}.dropout: there is no adapter to drop out from")
     names = [name for phase in phases if isinstance(name := phase.get("name"), str)]
@@ -402,21 +424,6 @@ class PretrainSchedulePart(SchedulePart):
 
     shape: Literal["constant", "cosine", "linear", "wsd"] = "wsd"
     warmup: Fraction = 0.0
-
-
-class SoftmaxPart(Part):
-    """Over which pieces the softmax is taken, until all of them take part at the end."""
-
-    seen_only: bool = True
-    """Only those that the corpus holds."""
-    frequent: Positive | None = None
-    """Of these only the commonest so many, those that are due, and a sample of the others that
-    stands for them all; None: all of them. The head is most of a tiny model's work."""
-    sampled: Positive = 1024
-    """How many of the others are drawn for each micro-batch."""
-    whole: Fraction = 0.1
-    """The share of the steps, at the end, in which all pieces of the vocabulary take part, so that
-    those that never occur are pushed down."""
 
 
 class PretrainRecipe(Part):

@@ -19,6 +19,7 @@ from stentor.chat import SegmentTemplate
 from stentor.data import corpus
 from stentor.data.batch import Batch, Micro
 from stentor.data.corpus import Documents, PretrainStream, Windows, window_micro
+from stentor.data.softmax import Pieces, choose, narrowed
 from stentor.errors import DataError
 from stentor.recipe import CorpusPart, PretrainRecipe, SoftmaxPart
 from stentor.train.loop import token_loss
@@ -131,18 +132,20 @@ def test_the_loss_of_a_token_is_that_of_its_piece_of_a_document_alone(
 
 def test_active_pieces_map_targets_to_their_place_among_them() -> None:
     cut = windows(6, 10, 8, size=8)
-    active = corpus.seen_pieces(cut, None)
-    assert active.tolist() == sorted({*cut.stream.tolist()})
-    plain, mapped = window_micro([(cut, 1)]), window_micro([(cut, 1)], corpus.Pieces(active))
+    active = choose(SoftmaxPart(), cut.stream, 32_768)
+    assert active is not None and active.ids.tolist() == sorted({*cut.stream.tolist()})
+    plain = window_micro([(cut, 1)])
+    [mapped] = narrowed([plain], active)
     assert mapped.vocabulary is not None and plain.vocabulary is None
     assert mapped.vocabulary[mapped.targets].tolist() == plain.targets.tolist()
     assert mapped.ids.tolist() == plain.ids.tolist()
 
 
-def test_the_seen_pieces_are_those_of_all_windows_given() -> None:
+def test_the_seen_pieces_are_those_of_both_texts() -> None:
     one, other = windows(6, size=4), corpus.windows_of(documents(6, first=500), 4)
-    both = corpus.seen_pieces(one, None, other)
-    assert both.tolist() == [1, 2, 100, 101, 102, 103, 500, 501, 502, 503]
+    both = choose(SoftmaxPart(), one.stream, 32_768, other.stream)
+    assert both is not None
+    assert both.ids.tolist() == [1, 2, 100, 101, 102, 103, 500, 501, 502, 503]
 
 
 def test_validation_text_keeps_its_order() -> None:
@@ -318,8 +321,7 @@ def test_without_dialogues_or_a_share_the_decay_is_plain(more: Any) -> None:
 
 def test_the_softmax_is_over_the_active_pieces_before_the_decay_alone() -> None:
     cut = windows(*[9] * 30, size=8)
-    active = corpus.seen_pieces(cut)
-    narrow = stream(cut, decay_from=3, pieces=corpus.Pieces(active))
+    narrow = stream(cut, decay_from=3, pieces=choose(SoftmaxPart(), cut.stream, 32_768))
     wide = stream(cut)
     for step in range(6):
         for a, b in zip(narrow.batch(step).parts, wide.batch(step).parts, strict=True):
@@ -330,9 +332,9 @@ def test_the_softmax_is_over_the_active_pieces_before_the_decay_alone() -> None:
                 assert a.vocabulary is None and torch.equal(a.targets, b.targets)
 
 
-def some_pieces(cut: corpus.Windows, frequent: int, sampled: int) -> corpus.Pieces:
+def some_pieces(cut: corpus.Windows, frequent: int, sampled: int) -> Pieces:
     part = SoftmaxPart(frequent=frequent, sampled=sampled)
-    pieces = corpus.softmax_pieces(part, cut, None, 32_768)
+    pieces = choose(part, cut.stream, 32_768)
     assert pieces is not None and pieces.frequent is not None
     return pieces
 
@@ -347,11 +349,11 @@ def test_the_commonest_pieces_always_take_part() -> None:
 def test_a_softmax_over_enough_pieces_is_over_all_of_them(frequent: int | None) -> None:
     cut = windows(*[9] * 30, size=8)
     part = SoftmaxPart(frequent=frequent)
-    pieces = corpus.softmax_pieces(part, cut, None, 32_768)
+    pieces = choose(part, cut.stream, 32_768)
     assert pieces is not None and pieces.frequent is None
-    assert pieces.ids.tolist() == corpus.seen_pieces(cut).tolist()
+    assert pieces.ids.tolist() == sorted({*cut.stream.tolist()})
     everything = SoftmaxPart(seen_only=False, frequent=frequent)
-    part_of_all = corpus.softmax_pieces(everything, cut, None, 32_768)
+    part_of_all = choose(everything, cut.stream, 32_768)
     assert (part_of_all is None) == (frequent is None)
 
 
@@ -375,10 +377,9 @@ def test_pieces_are_drawn_anew_at_each_step_and_the_same_when_asked_again() -> N
 @pytest.mark.parametrize("sampled", [False, True], ids=["all", "sampled"])
 def test_a_piece_beyond_the_active_ones_takes_part_when_it_is_due(sampled: bool) -> None:
     cut, talk = windows(*[9] * 30, size=8), dialogues(5)
-    pieces = some_pieces(cut, 10, 20) if sampled else corpus.Pieces(corpus.seen_pieces(cut))
-    draw = np.random.default_rng(1) if sampled else None
+    pieces = some_pieces(cut, 10, 20) if sampled else Pieces(np.unique(cut.stream).astype(np.int64))
     wide = corpus.window_micro([(talk, 0), (cut, 1)])
-    narrow = corpus.window_micro([(talk, 0), (cut, 1)], pieces, draw)
+    [narrow] = narrowed([wide], pieces, [1] if sampled else None)
     assert set(wide.targets.tolist()) - set(pieces.ids.tolist())
     assert narrow.vocabulary is not None
     assert narrow.vocabulary[narrow.targets].tolist() == wide.targets.tolist()

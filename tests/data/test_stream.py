@@ -16,6 +16,7 @@ from stentor.data.encode import EncodedExample, encode
 from stentor.data.examples import Example, Tally, conversation
 from stentor.data.stream import ExampleStream, micro, micro_batches
 from stentor.errors import DataError
+from stentor.recipe import SoftmaxPart
 from stentor.train.loop import Objective, plain_token_loss, token_loss
 
 SYSTEM = "Be brief and kind."
@@ -238,3 +239,17 @@ def test_all_tensors_of_a_micro_batch_move_to_the_device(encoded: list[EncodedEx
     assert [group.prefix for group in moved.layout.groups] == prefixes
     assert any(isinstance(prefix, slice) for prefix in prefixes)
     assert part.to(torch.device("cpu")) is part
+
+
+def test_a_sampled_softmax_ends_with_the_whole_vocabulary(encoded: list[EncodedExample]) -> None:
+    part = SoftmaxPart(frequent=20, sampled=30, whole=0.25)
+    narrow = ExampleStream(
+        encoded, batch=4, micro_batch=2, epochs=8, seed=1, softmax=part, vocabulary=32_768
+    )
+    wide = ExampleStream(encoded, batch=4, micro_batch=2, epochs=8, seed=1)
+    whole = [all(p.vocabulary is None for p in narrow.batch(s).parts) for s in range(narrow.steps)]
+    assert whole == sorted(whole) and sum(whole) == round(narrow.steps / 4) > 0
+    for a, b in zip(narrow.batch(0).parts, wide.batch(0).parts, strict=True):
+        assert a.vocabulary is not None and len(a.vocabulary) < 200
+        assert a.vocabulary[a.targets].tolist() == b.targets.tolist()
+        assert a.ids.tolist() == b.ids.tolist()

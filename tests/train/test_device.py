@@ -37,11 +37,12 @@ def test_fp16_without_a_gpu_is_refused_with_what_to_do() -> None:
         ({"avx2": True, "avx512_bf16": False}, torch.float32),
     ],
 )
-def test_auto_takes_bf16_only_on_processors_that_compute_in_it(
+def test_auto_takes_bf16_on_processors_that_compute_in_it_where_batches_have_one_shape(
     monkeypatch: pytest.MonkeyPatch, capabilities: Mapping[str, bool], expected: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict(capabilities))
-    assert machine(TrainPart(device="cpu")).compute is expected
+    assert machine(TrainPart(device="cpu"), varied=False).compute is expected
+    assert machine(TrainPart(device="cpu")).compute is torch.float32  # kernels for each shape
     assert devices.has_fast_bf16(torch.device("cpu")) is (expected is torch.bfloat16)
 
 

@@ -23,9 +23,10 @@ import torch
 from stentor.chat import SegmentTemplate
 from stentor.data.batch import Batch, Micro
 from stentor.data.files import atomic, cache_folder, expand, read_hub, read_rows, sha256
+from stentor.data.softmax import Pieces, narrowed
 from stentor.errors import DataError, nearest
 from stentor.model.layout import Span, lay_out
-from stentor.recipe import CorpusPart, PretrainRecipe, SoftmaxPart, data_root
+from stentor.recipe import CorpusPart, PretrainRecipe, data_root
 
 _FORMAT = 1  # of the cached token files; rises when what they hold changes
 _CHUNK = 512  # documents that are encoded at a time
@@ -288,75 +289,19 @@ class PretrainStream:
             else:
                 chosen.append((self._windows, self._window(slot)))
         pieces = self._pieces if step < self._whole_from else None
-        parts = []
-        for start in range(0, len(chosen), self._micro):
-            draw = None
-            if pieces is not None and pieces.frequent is not None:
-                draw = np.random.default_rng([self._seed, 4, step, start])
-            parts.append(window_micro(chosen[start : start + self._micro], pieces, draw))
+        parts = [
+            window_micro(chosen[start : start + self._micro])
+            for start in range(0, len(chosen), self._micro)
+        ]
+        if pieces is not None:
+            parts = narrowed(parts, pieces, [self._seed, 4, step])
         return Batch(tuple(parts), examples=len(chosen))
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """The pieces that a softmax is taken over.
-
-    `ids` ascending. `frequent` marks those that always take part; the others do when they are due
-    or drawn, `sampled` at a time. None: all take part. A piece beyond `ids` does when it is due.
-    """
-
-    ids: np.ndarray[Any, np.dtype[np.int64]]
-    frequent: np.ndarray[Any, np.dtype[np.bool_]] | None = None
-    sampled: int = 0
-
-    def draw(self, due: Any, generator: np.random.Generator) -> tuple[Any, Any]:
-        """(ids, ascending; what to add to their logits) for one micro-batch in which `due` are due.
-
-        Each drawn piece stands for several others, so its logit is raised by the logarithm of
-        their number: the sum below every softmax is then right on average.
-        """
-        assert self.frequent is not None
-        sure = self.frequent.copy()
-        sure[np.isin(self.ids, due)] = True
-        others = np.flatnonzero(~sure)
-        count = min(self.sampled, len(others))
-        drawn = generator.choice(others, count, replace=False)
-        taken = sure
-        taken[drawn] = True
-        offset = np.zeros(len(self.ids), dtype=np.float32)
-        if count:
-            offset[drawn] = np.log(len(others) / count)
-        return self.ids[taken], offset[taken]
-
-
-def seen_pieces(*windows: Windows | None) -> Any:
-    """The ids, ascending, that occur in any of `windows`."""
-    held = [np.unique(w.stream) for w in windows if w is not None]
-    return np.unique(np.concatenate(held)).astype(np.int64)
-
-
-def softmax_pieces(
-    part: SoftmaxPart, windows: Windows, validation: Windows | None, vocabulary: int
-) -> Pieces | None:
-    """What a recipe wants the softmax to be taken over before its end; None for all pieces."""
-    ids = seen_pieces(windows, validation) if part.seen_only else np.arange(vocabulary)
-    if part.frequent is None or part.frequent + part.sampled >= len(ids):
-        return Pieces(ids) if part.seen_only else None
-    counts = np.bincount(windows.stream, minlength=vocabulary)[ids]
-    frequent = np.zeros(len(ids), dtype=bool)
-    frequent[np.argsort(-counts, kind="stable")[: part.frequent]] = True
-    return Pieces(ids, frequent, part.sampled)
 
 
 def window_micro(
     chosen: Sequence[tuple[Windows, int]],
-    pieces: Pieces | None = None,
-    draw: np.random.Generator | None = None,
 ) -> Micro:
-    """Windows as one stream of tokens in which every token predicts the next of its document.
-
-    `pieces`: what the softmax is taken over, a part of it where there is `draw`; None for all.
-    """
+    """Windows as one stream of tokens in which every token predicts the next of its document."""
     ids: list[Any] = []
     targets: list[Any] = []
     places: list[Any] = []
@@ -373,23 +318,11 @@ def window_micro(
             targets.append(windows.stream[start + 1 : start + 1 + count])
             places.append(np.arange(base, base + count))
             base += length
-    due = np.concatenate(targets).astype(np.int64)
-    vocabulary, offset = None, None
-    if pieces is not None:
-        vocabulary, offset = pieces.draw(due, draw) if draw is not None else (pieces.ids, None)
-        extra = np.setdiff1d(due, vocabulary)  # control pieces, in dialogues alone
-        if len(extra):
-            at = np.searchsorted(vocabulary, extra)
-            vocabulary = np.insert(vocabulary, at, extra)
-            offset = None if offset is None else np.insert(offset, at, 0.0)
-        due = np.searchsorted(vocabulary, due)
     return Micro(
         ids=torch.from_numpy(np.concatenate(ids).astype(np.int64)),
         layout=lay_out(spans),
         places=torch.from_numpy(np.concatenate(places)),
-        targets=torch.from_numpy(due),
-        vocabulary=None if vocabulary is None else torch.from_numpy(vocabulary),
-        offset=None if offset is None else torch.from_numpy(offset),
+        targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
     )
 
 

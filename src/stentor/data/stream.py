@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,10 @@ import torch
 from stentor.chat import Encoded
 from stentor.data.batch import Batch, Micro
 from stentor.data.encode import EncodedExample
+from stentor.data.softmax import choose, narrowed
 from stentor.errors import DataError
 from stentor.model.layout import Span, lay_out
+from stentor.recipe import SoftmaxPart
 
 _WORTH_A_LANE = 128  # tokens; fewer are done faster by all cores together
 
@@ -30,10 +33,13 @@ class ExampleStream:
         seed: int,
         micro_tokens: int | None = None,
         lanes: int = 1,
+        softmax: SoftmaxPart | None = None,
+        vocabulary: int = 0,
     ) -> None:
         """A step sees `batch` examples; at most `micro_batch` of them, and `micro_tokens` tokens
         (a prefix that they share counted once), are one of its parts. `lanes`: how many parts go
-        through the model at a time, in all processes together."""
+        through the model at a time, in all processes together. `softmax`: over which of the
+        `vocabulary` pieces it is taken; None: all."""
         if not examples:
             raise DataError("a phase has no examples; see stentor data show")
         self._examples = examples
@@ -41,6 +47,11 @@ class ExampleStream:
         self._tokens, self._lanes = micro_tokens, lanes
         self.steps_per_epoch = math.ceil(len(examples) / batch)
         self.steps = self.steps_per_epoch * epochs
+        self._pieces, self._whole_from = None, 0
+        if softmax is not None:
+            learned = np.concatenate([_learned(e) for e in examples])
+            self._pieces = choose(softmax, learned, vocabulary)
+            self._whole_from = self.steps - round(self.steps * softmax.whole)
 
     def batch(self, step: int) -> Batch:
         """The examples of optimiser step `step`, similar lengths together."""
@@ -48,7 +59,9 @@ class ExampleStream:
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))
         picked = [self._examples[i] for i in order[place * self._batch : (place + 1) * self._batch]]
         picked.sort(key=lambda e: e.length)
-        parts = micro_batches(picked, self._micro, self._tokens, self._lanes)
+        parts = list(micro_batches(picked, self._micro, self._tokens, self._lanes))
+        if self._pieces is not None and step < self._whole_from:
+            parts = narrowed(parts, self._pieces, [self._seed, 4, step])
         return Batch(tuple(parts), len(picked))
 
 
@@ -80,6 +93,11 @@ def micro_batches(
         held, before = held + own, before + own
     if chosen:
         yield micro(chosen)
+
+
+def _learned(example: EncodedExample) -> Any:
+    """The ids of its supervised tokens."""
+    return np.array(example.encoded.ids)[np.array(example.encoded.mask, dtype=bool)]
 
 
 def _own(example: EncodedExample) -> int:

@@ -164,6 +164,8 @@ class _Curriculum:
             seed=recipe.seed * 1000 + number,
             micro_tokens=self._micro_tokens,
             lanes=self._lanes * self.machine.processes,
+            softmax=phase.softmax,
+            vocabulary=self.base.model.config.vocab_size,
         )
         built = optimisers.build(self.parameters, phase.optimiser, phase.learning_rate)
         self.display.say(

@@ -107,8 +107,12 @@ def has_fast_bf16(device: torch.device) -> bool:
     return False
 
 
-def machine(part: TrainPart) -> Machine:
-    """The machine that a recipe's `train` part asks for; `auto` takes the best there is."""
+def machine(part: TrainPart, *, varied: bool = True) -> Machine:
+    """The machine that a recipe's `train` part asks for; `auto` takes the best there is.
+
+    varied: whether batches have many shapes, as in fine-tuning. oneDNN compiles its bf16 kernels
+    for each shape, which costs a CPU more than they save; windows of one length gain.
+    """
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -127,7 +131,7 @@ def machine(part: TrainPart) -> Machine:
             f"train.device: {wanted} is asked for, but accelerate was told to compute on "
             f"{device.type}; start without its --cpu and ACCELERATE_USE_CPU, or use auto"
         )
-    return Machine(device, _compute(part, device), accelerator)
+    return Machine(device, _compute(part, device, varied), accelerator)
 
 
 def _accelerator(wanted: str) -> Any:
@@ -146,9 +150,9 @@ def _accelerator(wanted: str) -> Any:
     return Accelerator(cpu=wanted == "cpu")
 
 
-def _compute(part: TrainPart, device: torch.device) -> torch.dtype:
+def _compute(part: TrainPart, device: torch.device, varied: bool) -> torch.dtype:
     if part.precision == "auto":
-        if has_fast_bf16(device):
+        if has_fast_bf16(device) and not (varied and device.type == "cpu"):
             return torch.bfloat16
         return torch.float16 if device.type == "cuda" else torch.float32
     if part.precision == "fp16" and device.type != "cuda":

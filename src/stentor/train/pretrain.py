@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from stentor.chat import SegmentTemplate
-from stentor.data import corpus
+from stentor.data import corpus, softmax
 from stentor.data.encode import with_system
 from stentor.data.examples import Tally, refuse_bad_rows
 from stentor.data.files import write_json
@@ -46,7 +46,7 @@ def pretrain(
     check(track)
     if problems := disagreements(recipe):
         raise RecipeError(recipe.name, problems)
-    computer = machine(recipe.train)
+    computer = machine(recipe.train, varied=False)
     run = computer.agreed(
         lambda: open_run(recipe.name, out, resume=resume, recipe_yaml=dump(recipe))
     )
@@ -119,7 +119,8 @@ def _work(
     windows = corpus.pack(documents, recipe.window, recipe.seed)
     steps = recipe.tokens // recipe.batch_tokens
     validation = _validation(recipe, tokenizer)
-    pieces = corpus.softmax_pieces(recipe.softmax, windows, validation, model.config.vocab_size)
+    held_out = () if validation is None else validation.stream
+    pieces = softmax.choose(recipe.softmax, windows.stream, model.config.vocab_size, held_out)
     decay_from = steps - decay_steps(steps, recipe.schedule)
     whole_from = steps - round(steps * recipe.softmax.whole)
     stream = corpus.PretrainStream(
@@ -264,7 +265,7 @@ def _evaluation(
     model: Any,
     validation: corpus.Windows | None,
     computer: Machine,
-    pieces: corpus.Pieces | None,
+    pieces: softmax.Pieces | None,
     whole_from: int,
 ) -> Callable[[int], Evaluation] | None:
     """Mean loss over the first validation windows, over all of `pieces` before `whole_from`."""
@@ -277,7 +278,10 @@ def _evaluation(
         taken = pieces if step < whole_from else None
         total, tokens = 0.0, 0
         for number in range(count):
-            part = corpus.window_micro([(validation, number)], taken).to(computer.device)
+            part = corpus.window_micro([(validation, number)])
+            if taken is not None:
+                [part] = softmax.narrowed([part], taken)
+            part = part.to(computer.device)
             with computer.autocast():
                 loss, _ = token_loss(model, part)
             total += float(loss)
