@@ -180,6 +180,19 @@ class SoftmaxPart(Part):
     those that never occur are pushed down."""
 
 
+class OpeningPart(Part):
+    """The first tokens of a reply, by which a model decides between answer and refusal, count more.
+
+    They are a few of many, so the plain loss hardly tells this choice (Qi et al. 2024, "Safety
+    alignment should be made more than just a few tokens deep", show that it is made there).
+    """
+
+    tokens: Positive = 4
+    """How many."""
+    weight: Annotated[float, Field(gt=0)] = 4.0
+    """How often each counts in the loss that is learned from; reported losses are plain."""
+
+
 class PhasePart(Part):
     """One phase of the curriculum: which examples, how often, how fast."""
 
@@ -210,6 +223,8 @@ class PhasePart(Part):
     """Gradients are scaled down to this norm; null: never."""
     softmax: SoftmaxPart | None = None
     """Over which pieces it is taken, to save work; null: over the whole vocabulary."""
+    opening: OpeningPart | None = None
+    """Whether the first tokens of each reply count more; null: all count alike."""
     ema: Fraction | None = None
     """Decay of the moving average of the weights: min(ema, (1 + t) / (10 + t))."""
     evaluate_every: Positive | None = None
@@ -334,6 +349,12 @@ class Recipe(Part):
         return self
 
 
+_NOT_WITH_PREFERENCE = {
+    "softmax": "odds are taken over the whole vocabulary",
+    "opening": "odds are those of whole replies",
+}
+
+
 def disagreements(recipe: Mapping[str, Any]) -> list[str]:
     """Where the parts of a fine-tuning recipe don't fit each other, as far as they can be read."""
     sources = _mapping(_mapping(recipe.get("data")).get("sources"))
@@ -361,10 +382,12 @@ def disagreements(recipe: Mapping[str, Any]) -> list[str]:
                 f"phases.{number}.preference: there is no plain forward of it; set train.forward "
                 "to auto"
             )
-        if phase.get("preference") is not None and phase.get("softmax") is not None:
-            problems.append(
-                f"phases.{number}.softmax: odds are taken over the whole vocabulary; remove it"
-            )
+        if phase.get("preference") is not None:
+            problems += [
+                f"phases.{number}.{field}: {reason}; remove it"
+                for field, reason in _NOT_WITH_PREFERENCE.items()
+                if phase.get(field) is not None
+            ]
         if phase.get("dropout") and recipe.get("adapter", ...) is None:
             problems.append(f"phases.{number}.dropout: there is no adapter to drop out from")
     names = [name for phase in phases if isinstance(name := phase.get("name"), str)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from stentor.data.encode import EncodedExample, encode
 from stentor.data.examples import Example, Tally, conversation
 from stentor.data.stream import ExampleStream, micro, micro_batches
 from stentor.errors import DataError
-from stentor.recipe import SoftmaxPart
+from stentor.recipe import OpeningPart, SoftmaxPart
 from stentor.train.loop import Objective, plain_token_loss, token_loss
 
 SYSTEM = "Be brief and kind."
@@ -218,7 +219,8 @@ def test_examples_are_shared_out_evenly_among_lanes(
 
 def tensors(part: Micro) -> dict[str, Any]:
     found: dict[str, Any] = {
-        name: getattr(part, name) for name in ("ids", "places", "targets", "vocabulary", "offset")
+        name: getattr(part, name)
+        for name in ("ids", "places", "targets", "vocabulary", "offset", "weights")
     }
     found |= {"positions": part.layout.positions, "inverse": part.layout.inverse}
     for n, group in enumerate(part.layout.groups):
@@ -227,7 +229,7 @@ def tensors(part: Micro) -> dict[str, Any]:
 
 
 def test_all_tensors_of_a_micro_batch_move_to_the_device(encoded: list[EncodedExample]) -> None:
-    part = micro(encoded)
+    part = micro(encoded, OpeningPart())
     moved = part.to(torch.device("meta"))
     assert {t.device.type for t in tensors(moved).values()} == {"meta"}
     assert {n: t.shape for n, t in tensors(moved).items()} == {
@@ -253,3 +255,45 @@ def test_a_sampled_softmax_ends_with_the_whole_vocabulary(encoded: list[EncodedE
         assert a.vocabulary is not None and len(a.vocabulary) < 200
         assert a.vocabulary[a.targets].tolist() == b.targets.tolist()
         assert a.ids.tolist() == b.ids.tolist()
+
+
+def test_the_first_tokens_of_each_reply_of_a_conversation_count_more(
+    template: SegmentTemplate,
+) -> None:
+    turns = [("Hello?", "Hello, friend of mine."), ("And?", "No.")]
+    messages = [
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    talk = Example(tuple(messages), "benign", "f:1")
+    text = Example(({"role": "text", "content": "It was a day of rain."},), "text", "f:2")
+    both = encode([talk, text], "s", template, system=None, max_tokens=384, tally=Tally())
+    assert len(both) == 2
+    part = micro(both, OpeningPart(tokens=2, weight=5.0))
+    assert part.weights is not None
+    first = both[0].encoded.supervised
+    heavy = [i for i, w in enumerate(part.weights[:first].tolist()) if w == 5.0]
+    replies = "".join(template.text([t]) for t in part.targets[heavy].tolist())
+    assert len(heavy) == 4 and replies.replace(" ", "") == "Hello,No."
+    assert part.weights[first:].tolist() == [1.0] * both[1].encoded.supervised
+    assert micro(both).weights is None
+
+
+@pytest.mark.parametrize("loss", [token_loss, plain_token_loss])
+def test_an_opening_counts_in_the_gradient_and_not_in_the_reported_loss(
+    encoded: list[EncodedExample], tiny_model: LlamaForCausalLM, loss: Objective
+) -> None:
+    def gradient(value: torch.Tensor) -> torch.Tensor:
+        (found,) = torch.autograd.grad(value, [tiny_model.model.norm.weight])
+        return found
+
+    part = micro(encoded, OpeningPart(tokens=3, weight=4.0))
+    assert part.weights is not None
+    value, each = loss(tiny_model, part)
+    torch.testing.assert_close(value, each.sum())
+    alone = [
+        gradient(loss(tiny_model, replace(part, weights=(part.weights == w).float()))[0])
+        for w in (1.0, 4.0)
+    ]
+    torch.testing.assert_close(gradient(value), alone[0] + 4 * alone[1], rtol=1e-4, atol=1e-5)

@@ -26,6 +26,8 @@ class Micro:
     """(K,) the pieces over which the softmax is taken (targets then count in it); None: all."""
     offset: Tensor | None = None
     """(K,) what is added to the logits of these pieces: one that was drawn stands for several."""
+    weights: Tensor | None = None
+    """(M,) how much each prediction counts in what is learned; None: all alike."""
     rows: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()
     """Supervised tokens of each sequence, where there are pairs."""
@@ -53,6 +55,7 @@ class Micro:
             targets=self.targets.to(device),
             vocabulary=move(self.vocabulary),
             offset=move(self.offset),
+            weights=move(self.weights),
         )
 
 

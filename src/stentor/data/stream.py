@@ -15,7 +15,7 @@ from stentor.data.encode import EncodedExample
 from stentor.data.softmax import choose, narrowed
 from stentor.errors import DataError
 from stentor.model.layout import Span, lay_out
-from stentor.recipe import SoftmaxPart
+from stentor.recipe import OpeningPart, SoftmaxPart
 
 _WORTH_A_LANE = 128  # tokens; fewer are done faster by all cores together
 
@@ -33,6 +33,7 @@ class ExampleStream:
         seed: int,
         micro_tokens: int | None = None,
         lanes: int = 1,
+        opening: OpeningPart | None = None,
         softmax: SoftmaxPart | None = None,
         vocabulary: int = 0,
     ) -> None:
@@ -44,7 +45,7 @@ class ExampleStream:
             raise DataError("a phase has no examples; see stentor data show")
         self._examples = examples
         self._batch, self._micro, self._seed = batch, micro_batch, seed
-        self._tokens, self._lanes = micro_tokens, lanes
+        self._tokens, self._lanes, self._opening = micro_tokens, lanes, opening
         self.steps_per_epoch = math.ceil(len(examples) / batch)
         self.steps = self.steps_per_epoch * epochs
         self._pieces, self._whole_from = None, 0
@@ -59,7 +60,7 @@ class ExampleStream:
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))
         picked = [self._examples[i] for i in order[place * self._batch : (place + 1) * self._batch]]
         picked.sort(key=lambda e: e.length)
-        parts = list(micro_batches(picked, self._micro, self._tokens, self._lanes))
+        parts = list(micro_batches(picked, self._micro, self._tokens, self._lanes, self._opening))
         if self._pieces is not None and step < self._whole_from:
             parts = narrowed(parts, self._pieces, [self._seed, 4, step])
         return Batch(tuple(parts), len(picked))
@@ -70,6 +71,7 @@ def micro_batches(
     size: int,
     tokens: int | None = None,
     lanes: int = 1,
+    opening: OpeningPart | None = None,
 ) -> Iterator[Micro]:
     """Examples in their order, at most `size` of them and about `tokens` tokens at a time.
 
@@ -86,13 +88,25 @@ def micro_batches(
     for example, own in zip(examples, weights, strict=True):
         full = len(chosen) == size or (tokens is not None and held + own > tokens)
         if chosen and (full or (before + own / 2) * parts > due * total):
-            yield micro(chosen)
+            yield micro(chosen, opening)
             chosen, held = [], 0
             due = max(due, int((before + own / 2) * parts / total)) + 1
         chosen.append(example)
         held, before = held + own, before + own
     if chosen:
-        yield micro(chosen)
+        yield micro(chosen, opening)
+
+
+def _weights(due: Sequence[int], opening: OpeningPart | None) -> list[float]:
+    """How much each supervised place counts; each reply is a run of places."""
+    if opening is None:
+        return [1.0] * len(due)
+    found: list[float] = []
+    run = 0
+    for before, place in zip([-1, *due], due, strict=False):
+        run = run + 1 if place == before + 1 else 1
+        found.append(opening.weight if run <= opening.tokens else 1.0)
+    return found
 
 
 def _learned(example: EncodedExample) -> Any:
@@ -108,17 +122,21 @@ def _own(example: EncodedExample) -> int:
     return own
 
 
-def micro(examples: Sequence[EncodedExample]) -> Micro:
-    """One stream of the examples' tokens; a prefix that several share stands in it once."""
+def micro(examples: Sequence[EncodedExample], opening: OpeningPart | None = None) -> Micro:
+    """One stream of the examples' tokens; a prefix that several share stands in it once.
+
+    `opening`: how much more the first tokens of their replies count.
+    """
     spans: list[Span] = []
     ids: list[int] = []
     places: list[int] = []
     targets: list[int] = []
     prefixes: dict[tuple[int, ...], int] = {}
+    weights: list[float] = []
     lengths: list[int] = []
     pairs: list[tuple[int, int]] = []
 
-    def add(encoded: Encoded) -> None:
+    def add(encoded: Encoded, opens: bool) -> None:
         shared = encoded.system
         prefix = None
         if shared:
@@ -136,17 +154,19 @@ def micro(examples: Sequence[EncodedExample]) -> Micro:
         places.extend(base + i - 1 for i in due)
         targets.extend(encoded.ids[i] for i in due)
         lengths.append(len(due))
+        weights.extend(_weights(due, opening if opens else None))
 
     for example in examples:
-        add(example.encoded)
+        add(example.encoded, opens=example.example.kind != "text")
         if example.rejected is not None:
-            add(example.rejected)
+            add(example.rejected, opens=False)
             pairs.append((len(lengths) - 2, len(lengths) - 1))
     return Micro(
         ids=torch.tensor(ids),
         layout=lay_out(spans),
         places=torch.tensor(places),
         targets=torch.tensor(targets),
+        weights=torch.tensor(weights) if opening is not None else None,
         rows=tuple(e.example.where for e in examples),
         lengths=tuple(lengths) if pairs else (),
         pairs=tuple(pairs),

@@ -164,6 +164,7 @@ class _Curriculum:
             seed=recipe.seed * 1000 + number,
             micro_tokens=self._micro_tokens,
             lanes=self._lanes * self.machine.processes,
+            opening=phase.opening,
             softmax=phase.softmax,
             vocabulary=self.base.model.config.vocab_size,
         )

@@ -50,7 +50,10 @@ def token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
     weight = bare(model).lm_head.weight
     if part.vocabulary is not None:
         weight = weight.index_select(0, part.vocabulary)
-    return head_loss(hidden, weight, part.targets, offset=part.offset)
+    total, each = head_loss(
+        hidden, weight, part.targets, offset=part.offset, token_weights=part.weights
+    )
+    return _plainly(total, each, part), each
 
 
 def plain_token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
@@ -68,7 +71,13 @@ def plain_token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
     if part.offset is not None:
         logits = logits + part.offset
     each = functional.cross_entropy(logits, part.targets, reduction="none")
-    return each.sum(), each.detach()
+    weighted = each if part.weights is None else each * part.weights
+    return _plainly(weighted.sum(), each.detach(), part), each.detach()
+
+
+def _plainly(weighted: Tensor, each: Tensor, part: Micro) -> Tensor:
+    """The plain sum of losses, with the gradient of the weighted one: what is reported is plain."""
+    return weighted if part.weights is None else each.sum() + (weighted - weighted.detach())
 
 
 @dataclass(frozen=True)
