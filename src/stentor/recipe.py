@@ -228,8 +228,11 @@ class PhasePart(Part):
     ema: Fraction | None = None
     """Decay of the moving average of the weights: min(ema, (1 + t) / (10 + t))."""
     evaluate_every: Positive | None = None
-    """Steps between evaluations, besides that at each epoch's end; the best state of all is
-    carried on. None: at the ends of epochs alone."""
+    """Steps between evaluations, besides that at each epoch's end. None: at these alone."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights are carried on: of the evaluation with the lowest loss, or of the last (its
+    moving average where there is `ema`). What a tiny model says and refuses goes on improving
+    after its held-out loss has begun to rise."""
     preference: Annotated[float, Field(gt=0)] | None = None
     """Weight of the odds of the chosen reply against the rejected one (ORPO); None: not looked at.
 

@@ -293,6 +293,17 @@ def test_without_choosing_the_best_the_last_weights_stay(
     assert equal(weights(model), scripted.seen[2])
 
 
+def test_without_choosing_the_best_the_last_average_stays(
+    examples: list[EncodedExample], cpu: Machine
+) -> None:
+    scripted, outcome, model = evaluated(
+        examples, cpu, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], epoch=2, keep_best=False, ema=0.5
+    )
+    assert (outcome.kept, outcome.kept_step, outcome.best_loss) == ("ema", 6, None)
+    assert equal(weights(model), scripted.seen[5])
+    assert not equal(weights(model), scripted.seen[4])
+
+
 # random numbers and resuming
 
 

@@ -190,6 +190,7 @@ class _Curriculum:
             objective=self._objective(phase),
             evaluate=self._evaluation(),
             evaluate_every=phase.evaluate_every,
+            keep_best=phase.keep == "best",
             epoch=stream.steps_per_epoch,
             checkpoint_every=recipe.train.checkpoint_every,
             keep_checkpoints=recipe.train.keep_checkpoints,

@@ -111,6 +111,8 @@ class Job:
     epoch: int | None = None
     """Steps of an epoch: there is an evaluation at the end of each."""
     keep_best: bool = True
+    """Carry on the weights of the best evaluation; else the last ones, averaged where there is
+    `ema`."""
     checkpoint_every: int = 50
     keep_checkpoints: int = 2
     fingerprint: str = ""
@@ -198,7 +200,7 @@ def train(
         copy_into(job.parameters, best)
     else:
         outcome.kept_step = job.steps
-        if job.evaluate is None and job.ema is not None:  # nothing says that raw is better
+        if job.ema is not None and (job.evaluate is None or not job.keep_best):
             copy_into(job.parameters, job.ema.average)
             outcome.kept = "ema"
     return outcome
