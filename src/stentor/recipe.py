@@ -238,11 +238,12 @@ class PhasePart(Part):
 
     Rows without a rejected reply take part with the plain loss.
     """
-    rejected: tuple[Literal["own", "refusal", "silence"], ...] = ()
+    rejected: tuple[Literal["own", "opposite", "silence"], ...] = ()
     """preference: where rows without a rejected reply get one, the first of these that can say.
 
     `own`: what the model itself replies as the phase begins, where the judge finds it wrong;
-    `refusal`: the refusal of another row, for prompts to be answered; `silence`: no words at all.
+    `opposite`: another row's reply, of the same category if there is: a refusal for prompts to be
+    answered, the answer to a look-alike for those to be refused; `silence`: no words at all.
     """
 
 

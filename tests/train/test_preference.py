@@ -165,7 +165,7 @@ def test_a_preference_phase_without_pairs_is_an_error(
 # rejected replies that are found, not given
 
 
-def test_rejected_replies_are_the_models_own_mistakes_then_refusals_then_silence(
+def test_rejected_replies_are_the_models_own_mistakes_then_the_opposite_then_silence(
     scripted: Callable[..., Any], template: SegmentTemplate
 ) -> None:
     rows = [
@@ -179,11 +179,15 @@ def test_rejected_replies_are_the_models_own_mistakes_then_refusals_then_silence
     engine = Engine(scripted("", weather="It rains in the north today."))
     drawn = Drawn(Path("run/phase-1.jsonl"))
     assert not drawn.fits(encoded)
-    drawn.draw(encoded, ("own", "refusal"), engine, seed=1)
+    drawn.draw(encoded, ("own", "opposite"), engine, seed=1)
     assert drawn.fits(encoded) and not drawn.fits(encoded[:-1])
     assert [e.example.rejected for e in drawn.put(encoded)] == [
         "I won't say how.",  # its own answer was right, so another row's refusal
         "", "", "No.",
+    ]  # fmt: skip
+    drawn.draw(encoded, ("opposite",), engine, seed=1)
+    assert [e.example.rejected for e in drawn.put(encoded)] == [
+        "I won't say how.", "I won't say how.", "A bird.", "No.",
     ]  # fmt: skip
     drawn.draw(encoded, ("silence",), engine, seed=1)
     assert [e.example.rejected for e in drawn.put(encoded)] == ["", "", "", "No."]

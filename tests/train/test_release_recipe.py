@@ -31,4 +31,4 @@ def test_every_phase_of_the_release_runs(stentor: Command) -> None:
     drawn = Path("run/rejected/phase-6.jsonl").read_text(encoding="utf-8").splitlines()
     origins = Counter(json.loads(line)["origin"] for line in drawn)
     assert origins.pop(None) == 2  # plain text is no reply
-    assert sum(origins.values()) == 6 and {*origins} <= {"own", "refusal", "silence"}
+    assert sum(origins.values()) == 6 and {*origins} <= {"own", "opposite", "silence"}

@@ -1,4 +1,4 @@
-"""Rejected replies for rows that have none: the model's own mistakes, fake refusals, silence."""
+"""Rejected replies for rows that have none: the model's own mistakes, the opposite, silence."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Drawn:
                 break
             if way == "own":
                 found = _own(examples, left, engine, seed)
-            elif way == "refusal":
-                found = _refusals(examples, left, seed)
+            elif way == "opposite":
+                found = _opposites(examples, left, seed)
             else:
                 found = dict.fromkeys(left, "")
             replies |= found
@@ -110,20 +110,23 @@ def _wrong(kind: str, prompt: str, reply: str) -> bool:
     return verdict.outcome != "refuse" and not (verdict.outcome == "answer" and verdict.supportive)
 
 
-def _refusals(
+def _opposites(
     examples: Sequence[EncodedExample], numbers: Sequence[int], seed: int
 ) -> dict[int, str]:
-    """For each prompt to be answered the refusal of a harmful one, of its category if there is."""
-    by_category: dict[str, list[str]] = {}
+    """For each prompt to be answered the refusal of a harmful one, and for each to be refused the
+    answer to a look-alike: of its category if there is."""
+    choices: dict[tuple[bool, str], list[str]] = {}
     for e in examples:
-        if e.example.kind == "harmful":
-            reply = e.example.messages[-1]["content"]
+        refused = e.example.kind == "harmful"
+        if refused or e.example.kind == "borderline":
             for category in ("", e.example.category):
-                by_category.setdefault(category, []).append(reply)
+                reply = e.example.messages[-1]["content"]
+                choices.setdefault((refused, category), []).append(reply)
     found = {}
     for n in numbers:
         example = examples[n].example
-        choices = by_category.get(example.category) or by_category.get("")
-        if example.kind != "harmful" and choices:
-            found[n] = random.Random(f"{seed} {n}").choice(choices)
+        answered = example.kind != "harmful"
+        there = choices.get((answered, example.category)) or choices.get((answered, ""))
+        if there:
+            found[n] = random.Random(f"{seed} {n}").choice(there)
     return found
