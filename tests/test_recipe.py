@@ -393,14 +393,12 @@ def test_a_preference_phase_has_no_plain_forward() -> None:
     assert load(SMALL, Recipe, (prefers, "train.forward=lean")).phases[1].preference == 0.3
 
 
-def test_a_preference_phase_has_neither_a_sampled_softmax_nor_an_opening() -> None:
-    changes = ("phases.1.softmax.frequent=2048", "phases.1.opening.weight=4")
-    assert problems(SMALL, Recipe, ("phases.1.preference=0.3", *changes)) == (
-        "phases.1.softmax: odds are taken over the whole vocabulary; remove it",
+def test_a_preference_phase_has_no_weighted_opening() -> None:
+    changes = ("phases.1.preference=0.3", "phases.1.opening.weight=4")
+    assert problems(SMALL, Recipe, changes) == (
         "phases.1.opening: odds are those of whole replies; remove it",
     )
-    phase = load(SMALL, Recipe, changes).phases[1]
-    assert phase.softmax is not None and phase.opening is not None
+    assert load(SMALL, Recipe, changes[1:]).phases[1].opening is not None
 
 
 def test_dropout_needs_an_adapter() -> None:

@@ -353,12 +353,6 @@ class Recipe(Part):
         return self
 
 
-_NOT_WITH_PREFERENCE = {
-    "softmax": "odds are taken over the whole vocabulary",
-    "opening": "odds are those of whole replies",
-}
-
-
 def disagreements(recipe: Mapping[str, Any]) -> list[str]:
     """Where the parts of a fine-tuning recipe don't fit each other, as far as they can be read."""
     sources = _mapping(_mapping(recipe.get("data")).get("sources"))
@@ -386,12 +380,8 @@ def disagreements(recipe: Mapping[str, Any]) -> list[str]:
                 f"phases.{number}.preference: there is no plain forward of it; set train.forward "
                 "to auto"
             )
-        if phase.get("preference") is not None:
-            problems += [
-                f"phases.{number}.{field}: {reason}; remove it"
-                for field, reason in _NOT_WITH_PREFERENCE.items()
-                if phase.get(field) is not None
-            ]
+        if phase.get("preference") is not None and phase.get("opening") is not None:
+            problems.append(f"phases.{number}.opening: odds are those of whole replies; remove it")
         if phase.get("dropout") and recipe.get("adapter", ...) is None:
             problems.append(f"phases.{number}.dropout: there is no adapter to drop out from")
     names = [name for phase in phases if isinstance(name := phase.get("name"), str)]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,8 +17,10 @@ from conftest import TINY_RECIPE, Command, Single, build_tiny_model
 from stentor.chat import SegmentTemplate
 from stentor.data.encode import EncodedExample, encode, with_rejected
 from stentor.data.examples import Example, Tally, conversation
+from stentor.data.softmax import choose, narrowed
 from stentor.data.stream import micro, micro_batches
 from stentor.generate import Engine
+from stentor.recipe import SoftmaxPart
 from stentor.train.loop import token_loss
 from stentor.train.preference import log_odds, pair_weights, preference_loss
 from stentor.train.rejected import Drawn
@@ -78,6 +81,29 @@ def test_value_and_gradients_are_those_of_the_paper(
     for name, parameter in model.named_parameters():
         scale = float(parameter.grad.abs().max())
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-3 * scale)
+
+
+def test_a_softmax_over_some_pieces_is_that_of_the_model_where_the_others_are_alike(
+    examples: list[EncodedExample],
+) -> None:
+    model = build_tiny_model()
+    part = micro(examples)
+    due = np.unique(part.targets.numpy())
+    with torch.no_grad():
+        others = torch.ones(len(model.lm_head.weight), dtype=torch.bool)
+        others[torch.from_numpy(due)] = False
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+        model.lm_head.weight[others] = 0.0
+    taken = choose(SoftmaxPart(seen_only=False, frequent=1, sampled=64), due, len(others))
+    assert taken is not None
+    objective = preference_loss(0.5)
+    whole = float(objective(model, part)[0].detach())
+    found = []
+    for seed in range(20):  # all others score 0, so a sample of them stands for them exactly
+        [narrow] = narrowed([part], taken, [seed])
+        assert narrow.vocabulary is not None and len(narrow.vocabulary) <= len(due) + 65
+        found.append(float(objective(model, narrow)[0].detach()))
+    assert found == pytest.approx([whole] * 20, rel=1e-4)
 
 
 def test_learned_tokens_are_those_of_chosen_replies(examples: list[EncodedExample]) -> None:

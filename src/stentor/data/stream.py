@@ -110,8 +110,9 @@ def _weights(due: Sequence[int], opening: OpeningPart | None) -> list[float]:
 
 
 def _learned(example: EncodedExample) -> Any:
-    """The ids of its supervised tokens."""
-    return np.array(example.encoded.ids)[np.array(example.encoded.mask, dtype=bool)]
+    """The ids of its supervised tokens, those of its rejected reply with them."""
+    both = [e for e in (example.encoded, example.rejected) if e is not None]
+    return np.concatenate([np.array(e.ids)[np.array(e.mask, dtype=bool)] for e in both])
 
 
 def _own(example: EncodedExample) -> int:

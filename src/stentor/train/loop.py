@@ -47,13 +47,16 @@ Objective = Callable[[Any, Micro], tuple[Tensor, Tensor]]
 def token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
     """Cross entropy in nats of the supervised tokens of a micro-batch: (sum, each (M,))."""
     hidden = hidden_states(model, part.ids, part.layout, part.places)
-    weight = bare(model).lm_head.weight
-    if part.vocabulary is not None:
-        weight = weight.index_select(0, part.vocabulary)
     total, each = head_loss(
-        hidden, weight, part.targets, offset=part.offset, token_weights=part.weights
+        hidden, head_of(model, part), part.targets, offset=part.offset, token_weights=part.weights
     )
     return _plainly(total, each, part), each
+
+
+def head_of(model: Any, part: Micro) -> Tensor:
+    """The rows (K, H) of the head that the softmax of a micro-batch is taken over."""
+    weight: Tensor = bare(model).lm_head.weight
+    return weight if part.vocabulary is None else weight.index_select(0, part.vocabulary)
 
 
 def plain_token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:

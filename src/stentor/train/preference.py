@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from stentor.data.batch import Micro
-from stentor.model.forward import bare, hidden_states
+from stentor.model.forward import hidden_states
 from stentor.model.head import head_loss
-from stentor.train.loop import Objective, token_loss
+from stentor.train.loop import Objective, head_of, token_loss
 
 
 def preference_loss(weight: float) -> Objective:
@@ -30,11 +30,13 @@ def preference_loss(weight: float) -> Objective:
         if not part.pairs:
             return token_loss(model, part)
         hidden = hidden_states(model, part.ids, part.layout, part.places)
-        head = bare(model).lm_head.weight
+        head = head_of(model, part)
         with torch.no_grad():
-            _, each = head_loss(hidden.detach(), head.detach(), part.targets)
+            _, each = head_loss(hidden.detach(), head.detach(), part.targets, offset=part.offset)
         value, token_weights = pair_weights(each, part, weight)
-        total, _ = head_loss(hidden, head, part.targets, token_weights=token_weights)
+        total, _ = head_loss(
+            hidden, head, part.targets, offset=part.offset, token_weights=token_weights
+        )
         # the value of the objective, with the gradient of the weighted sum, which is its gradient
         return value + (total - total.detach()), each
 
