@@ -17,7 +17,7 @@ def test_every_phase_of_the_release_runs(stentor: Command) -> None:
     changes = [f"phases.{name}.mix={json.dumps(mix)}" for name, mix in small.items()]
     changes += [f"phases.{name}.epochs=1" for name in small]
     changes += [f"phases.{name}.batch=1" for name in small]  # the first step warms up, at rate 0
-    changes += ["model.base=preset:stentor-2m", "adapter.rank=4", "probe=null", "base_text_rows=2",
+    changes += ["model.base=preset:stentor-2m", "probe=null", "base_text_rows=2",
                 "data.hold_out=0", "data.hold_out_at_least=2"]  # fmt: skip
     flags = [word for change in changes for word in ("--set", change)]
     done = stentor("train", "stentor-12m-instruct", "--out", "run", *flags)
@@ -28,7 +28,7 @@ def test_every_phase_of_the_release_runs(stentor: Command) -> None:
     ]
     assert report["data"]["replay"]["train"] > 400  # base text ships with the package
     assert report["base_text_loss"]["before"] != report["base_text_loss"]["after"]
-    drawn = Path("run/rejected/phase-6.jsonl").read_text(encoding="utf-8").splitlines()
+    drawn = Path("run/rejected/phase-2.jsonl").read_text(encoding="utf-8").splitlines()
     origins = Counter(json.loads(line)["origin"] for line in drawn)
     assert origins.pop(None) == 2  # plain text is no reply
-    assert sum(origins.values()) == 6 and {*origins} <= {"own", "opposite", "silence"}
+    assert origins == {"opposite": 10}
