@@ -298,9 +298,7 @@ class PretrainStream:
         return Batch(tuple(parts), examples=len(chosen))
 
 
-def window_micro(
-    chosen: Sequence[tuple[Windows, int]],
-) -> Micro:
+def window_micro(chosen: Sequence[tuple[Windows, int]]) -> Micro:
     """Windows as one stream of tokens in which every token predicts the next of its document."""
     ids: list[Any] = []
     targets: list[Any] = []

@@ -66,6 +66,11 @@ def choose(part: SoftmaxPart, learned: Any, vocabulary: int, others: Any = ()) -
     return Pieces(ids, frequent, part.sampled)
 
 
+def whole_from(part: SoftmaxPart, steps: int) -> int:
+    """The step of `steps` from which on all pieces take part."""
+    return steps - round(steps * part.whole)
+
+
 def narrowed(
     parts: Sequence[Micro], pieces: Pieces, seed: Sequence[int] | None = None
 ) -> list[Micro]:

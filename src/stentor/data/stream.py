@@ -12,7 +12,7 @@ import torch
 from stentor.chat import Encoded
 from stentor.data.batch import Batch, Micro
 from stentor.data.encode import EncodedExample
-from stentor.data.softmax import choose, narrowed
+from stentor.data.softmax import choose, narrowed, whole_from
 from stentor.errors import DataError
 from stentor.model.layout import Span, lay_out
 from stentor.recipe import OpeningPart, SoftmaxPart
@@ -52,7 +52,7 @@ class ExampleStream:
         if softmax is not None:
             learned = np.concatenate([_learned(e) for e in examples])
             self._pieces = choose(softmax, learned, vocabulary)
-            self._whole_from = self.steps - round(self.steps * softmax.whole)
+            self._whole_from = whole_from(softmax, self.steps)
 
     def batch(self, step: int) -> Batch:
         """The examples of optimiser step `step`, similar lengths together."""
@@ -97,10 +97,8 @@ def micro_batches(
         yield micro(chosen, opening)
 
 
-def _weights(due: Sequence[int], opening: OpeningPart | None) -> list[float]:
+def _weights(due: Sequence[int], opening: OpeningPart) -> list[float]:
     """How much each supervised place counts; each reply is a run of places."""
-    if opening is None:
-        return [1.0] * len(due)
     found: list[float] = []
     run = 0
     for before, place in zip([-1, *due], due, strict=False):
@@ -155,7 +153,8 @@ def micro(examples: Sequence[EncodedExample], opening: OpeningPart | None = None
         places.extend(base + i - 1 for i in due)
         targets.extend(encoded.ids[i] for i in due)
         lengths.append(len(due))
-        weights.extend(_weights(due, opening if opens else None))
+        if opening is not None:
+            weights.extend(_weights(due, opening) if opens else [1.0] * len(due))
 
     for example in examples:
         add(example.encoded, opens=example.example.kind != "text")

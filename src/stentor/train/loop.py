@@ -50,7 +50,7 @@ def token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
     total, each = head_loss(
         hidden, head_of(model, part), part.targets, offset=part.offset, token_weights=part.weights
     )
-    return _plainly(total, each, part), each
+    return (total if part.weights is None else valued(each.sum(), total)), each
 
 
 def head_of(model: Any, part: Micro) -> Tensor:
@@ -74,13 +74,15 @@ def plain_token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
     if part.offset is not None:
         logits = logits + part.offset
     each = functional.cross_entropy(logits, part.targets, reduction="none")
-    weighted = each if part.weights is None else each * part.weights
-    return _plainly(weighted.sum(), each.detach(), part), each.detach()
+    total, plain = each.sum(), each.detach()
+    if part.weights is not None:
+        total = valued(plain.sum(), (each * part.weights).sum())
+    return total, plain
 
 
-def _plainly(weighted: Tensor, each: Tensor, part: Micro) -> Tensor:
-    """The plain sum of losses, with the gradient of the weighted one: what is reported is plain."""
-    return weighted if part.weights is None else each.sum() + (weighted - weighted.detach())
+def valued(value: Tensor, learned: Tensor) -> Tensor:
+    """`value`, with the gradient of `learned`: what is reported beside what is learned from."""
+    return value + (learned - learned.detach())
 
 
 @dataclass(frozen=True)

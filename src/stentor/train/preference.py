@@ -15,7 +15,7 @@ from torch.nn import functional
 from stentor.data.batch import Micro
 from stentor.model.forward import hidden_states
 from stentor.model.head import head_loss
-from stentor.train.loop import Objective, head_of, token_loss
+from stentor.train.loop import Objective, head_of, token_loss, valued
 
 
 def preference_loss(weight: float) -> Objective:
@@ -37,8 +37,7 @@ def preference_loss(weight: float) -> Objective:
         total, _ = head_loss(
             hidden, head, part.targets, offset=part.offset, token_weights=token_weights
         )
-        # the value of the objective, with the gradient of the weighted sum, which is its gradient
-        return value + (total - total.detach()), each
+        return valued(value, total), each  # the gradient of the weighted sum is the objective's
 
     return objective
 

@@ -122,7 +122,7 @@ def _work(
     held_out = () if validation is None else validation.stream
     pieces = softmax.choose(recipe.softmax, windows.stream, model.config.vocab_size, held_out)
     decay_from = steps - decay_steps(steps, recipe.schedule)
-    whole_from = steps - round(steps * recipe.softmax.whole)
+    whole_from = softmax.whole_from(recipe.softmax, steps)
     stream = corpus.PretrainStream(
         windows,
         batch=recipe.batch_tokens // recipe.window,

@@ -117,10 +117,9 @@ def _opposites(
     answer to a look-alike: of its category if there is."""
     choices: dict[tuple[bool, str], list[str]] = {}
     for e in examples:
-        refused = e.example.kind == "harmful"
-        if refused or e.example.kind == "borderline":
+        if e.example.kind in ("harmful", "borderline"):
+            refused, reply = e.example.kind == "harmful", e.example.messages[-1]["content"]
             for category in ("", e.example.category):
-                reply = e.example.messages[-1]["content"]
                 choices.setdefault((refused, category), []).append(reply)
     found = {}
     for n in numbers:
