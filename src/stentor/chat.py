@@ -79,6 +79,8 @@ class Template(Protocol):
     """What training and generation need of a template."""
 
     stop_ids: frozenset[int]
+    controls: frozenset[int]
+    """The ids that mark where messages begin and end."""
 
     def encode(self, messages: Sequence[Message]) -> Encoded:
         """Ids and loss mask of a conversation; ends after the last message."""
@@ -170,7 +172,8 @@ class SegmentTemplate:
         }
         bos = tokenizer.bos_token_id
         self._begin = [] if bos is None else [bos]
-        self._controls = {*self._begin, *(i for pair in self._marks.values() for i in pair)}
+        marks = [i for pair in self._marks.values() for i in pair]
+        self.controls = frozenset([*self._begin, *marks, self._eos])
         self.stop_ids = frozenset({self._eos})
         # nobody sets that of Pieces anew
         is_light = isinstance(tokenizer, Pieces)
@@ -234,7 +237,7 @@ class SegmentTemplate:
         return list(encoded.ids)
 
     def text(self, ids: Sequence[int]) -> str:
-        visible = [i for i in ids if i not in self.stop_ids and i not in self._controls]
+        visible = [i for i in ids if i not in self.controls]
         text: str = self._tokenizer.decode(visible, skip_special_tokens=True)
         return text
 
@@ -258,6 +261,8 @@ class OwnTemplate:
         self._specials = [t for t in tokenizer.all_special_tokens if t]
         self._specials += [str(t) for t in tokenizer.get_added_vocab()]
         self.stop_ids = frozenset({tokenizer.eos_token_id, *stop_ids} - {None})
+        specials: list[int] = tokenizer.convert_tokens_to_ids(self._specials)
+        self.controls = self.stop_ids | frozenset(specials)
 
     def _marked(self, messages: Sequence[Message]) -> list[Message]:
         """The messages, with a mark in place of each text that spells a special token."""

@@ -225,6 +225,9 @@ class PhasePart(Part):
     """Over which pieces it is taken, to save work; null: over the whole vocabulary."""
     opening: OpeningPart | None = None
     """Whether the first tokens of each reply count more; null: all count alike."""
+    word_dropout: Fraction = 0.0
+    """Share of the tokens of prompts that are left out, others each time, so that no single word
+    decides (a random deletion as in Wei & Zou 2019, "EDA")."""
     ema: Fraction | None = None
     """Decay of the moving average of the weights: min(ema, (1 + t) / (10 + t))."""
     evaluate_every: Positive | None = None

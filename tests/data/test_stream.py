@@ -297,3 +297,47 @@ def test_an_opening_counts_in_the_gradient_and_not_in_the_reported_loss(
         for w in (1.0, 4.0)
     ]
     torch.testing.assert_close(gradient(value), alone[0] + 4 * alone[1], rtol=1e-4, atol=1e-5)
+
+
+CONTROLS = frozenset({1, 2, 3})
+
+
+def talk(number: int) -> EncodedExample:
+    """A system prompt, two turns between marks, and a worse second reply."""
+    before, mask = (1, 50, 51, 2, *range(100, 130), 3), (0,) * 35
+    turn, told = (40, 41, 3, 2, *range(200, 230), 3), (1, 1, 1, *(0,) * 32)
+    better = Encoded(before + turn + (60, 61, 3), mask + told + (1, 1, 1), system=3)
+    worse = Encoded(before + turn + (70, 71, 72, 3), mask + told + (1, 1, 1, 1), system=3)
+    return EncodedExample(better, "s", Example((), "benign", str(number)), rejected=worse)
+
+
+def thinned(share: float, seed: int = 1, steps: int = 10) -> list[Micro]:
+    stream = ExampleStream(
+        [talk(n) for n in range(20)], batch=2, micro_batch=1, epochs=10, seed=seed,
+        word_dropout=share, controls=CONTROLS,
+    )  # fmt: skip
+    return [part for step in range(steps) for part in stream.batch(step).parts]
+
+
+def test_word_dropout_leaves_out_a_share_of_the_prompts_and_nothing_else() -> None:
+    parts = thinned(0.3)
+    kept = 0
+    for part in parts:
+        ids = part.ids.tolist()
+        assert ids[:3] == [1, 50, 51]  # the system prompt stands once, whole
+        assert ids.count(2) == 2 * 2 and ids.count(3) == 2 * 4  # the marks
+        assert part.targets.tolist() == [40, 41, 3, 60, 61, 3, 40, 41, 3, 70, 71, 72, 3]
+        words = [i for i in ids if i >= 100]
+        better, worse = words[: len(words) // 2], words[len(words) // 2 :]
+        assert better == worse == sorted(better)  # both replies have the same prompt before them
+        kept += len(better)
+    assert 0.66 < kept / (60 * len(parts)) < 0.74
+
+
+def test_word_dropout_is_drawn_anew_each_time_and_repeats_with_the_seed() -> None:
+    one, same, other = (
+        [part.ids.tolist() for part in thinned(0.3, seed, 20)] for seed in (1, 1, 2)
+    )
+    assert one == same != other
+    assert len({tuple(ids) for ids in one}) == len(one)  # two epochs of 20 examples
+    assert all(len(part.ids) == len(talk(0).encoded.ids) * 2 - 3 + 1 for part in thinned(0.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,16 +37,20 @@ class ExampleStream:
         opening: OpeningPart | None = None,
         softmax: SoftmaxPart | None = None,
         vocabulary: int = 0,
+        word_dropout: float = 0.0,
+        controls: frozenset[int] = frozenset(),
     ) -> None:
         """A step sees `batch` examples; at most `micro_batch` of them, and `micro_tokens` tokens
         (a prefix that they share counted once), are one of its parts. `lanes`: how many parts go
         through the model at a time, in all processes together. `softmax`: over which of the
-        `vocabulary` pieces it is taken; None: all."""
+        `vocabulary` pieces it is taken; None: all. `word_dropout`: the share of the prompts'
+        tokens, but for `controls`, that is left out, drawn anew at each step."""
         if not examples:
             raise DataError("a phase has no examples; see stentor data show")
         self._examples = examples
         self._batch, self._micro, self._seed = batch, micro_batch, seed
         self._tokens, self._lanes, self._opening = micro_tokens, lanes, opening
+        self._word_dropout, self._controls = word_dropout, controls
         self.steps_per_epoch = math.ceil(len(examples) / batch)
         self.steps = self.steps_per_epoch * epochs
         self._pieces, self._whole_from = None, 0
@@ -59,6 +64,9 @@ class ExampleStream:
         epoch, place = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))
         picked = [self._examples[i] for i in order[place * self._batch : (place + 1) * self._batch]]
+        if self._word_dropout:
+            rng = np.random.default_rng([self._seed, 5, step])
+            picked = [_thinned(e, self._word_dropout, self._controls, rng) for e in picked]
         picked.sort(key=lambda e: e.length)
         parts = list(micro_batches(picked, self._micro, self._tokens, self._lanes, self._opening))
         if self._pieces is not None and step < self._whole_from:
@@ -95,6 +103,28 @@ def micro_batches(
         held, before = held + own, before + own
     if chosen:
         yield micro(chosen, opening)
+
+
+def _thinned(
+    example: EncodedExample, share: float, controls: frozenset[int], rng: np.random.Generator
+) -> EncodedExample:
+    """The example without a random `share` of what its user says; the replies stay whole."""
+    chosen = example.encoded
+    drawn = rng.random(len(chosen.ids)) < share
+    # what is not learned stands before the last reply: at the same places in the rejected one
+    left_out = {
+        i
+        for i in np.flatnonzero(drawn).tolist()
+        if i >= chosen.system and not chosen.mask[i] and chosen.ids[i] not in controls
+    }
+
+    def without(encoded: Encoded) -> Encoded:
+        kept = [i for i in range(len(encoded.ids)) if i not in left_out]
+        ids, mask = (tuple(of[i] for i in kept) for of in (encoded.ids, encoded.mask))
+        return Encoded(ids, mask, encoded.system)
+
+    rejected = None if example.rejected is None else without(example.rejected)
+    return replace(example, encoded=without(chosen), rejected=rejected)
 
 
 def _weights(due: Sequence[int], opening: OpeningPart) -> list[float]:

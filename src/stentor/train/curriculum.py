@@ -167,6 +167,8 @@ class _Curriculum:
             opening=phase.opening,
             softmax=phase.softmax,
             vocabulary=self.base.model.config.vocab_size,
+            word_dropout=phase.word_dropout,
+            controls=self.base.template.controls,
         )
         built = optimisers.build(self.parameters, phase.optimiser, phase.learning_rate)
         self.display.say(
