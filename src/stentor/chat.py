@@ -237,7 +237,7 @@ class SegmentTemplate:
         return list(encoded.ids)
 
     def text(self, ids: Sequence[int]) -> str:
-        visible = [i for i in ids if i not in self.controls]
+        visible = [i for i in ids if i not in self.stop_ids and i not in self.controls]
         text: str = self._tokenizer.decode(visible, skip_special_tokens=True)
         return text
 

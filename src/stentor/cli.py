@@ -491,6 +491,36 @@ def data_check(
         raise InputError(f"{len(problems)} bad rows\n  " + "\n  ".join(problems))
 
 
+@data_app.command("texts")
+def data_texts(
+    model: ModelName,
+    out: Annotated[Path, typer.Option("--out", help="The texts: .jsonl or .jsonl.gz.")],
+    count: Annotated[int, typer.Option("--count", min=1, help="How many it writes.")] = 1000,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    repetition_penalty: Penalty = None,
+    max_new_tokens: NewTokens = None,
+    seed: Seed = 0,
+    backend: Backend = "auto",
+) -> None:
+    """Let a base write plain texts, to replay them in fine-tuning (source `text`)."""
+    from stentor.data import texts
+    from stentor.evaluate.command import progress
+    from stentor.generate.choice import open_engine
+
+    decoding = texts.DECODING.changed(
+        temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty,
+        max_new_tokens=max_new_tokens, seed=seed,
+    )  # fmt: skip
+    left_out = texts.write_texts(
+        open_engine(model, backend, many=True), out, count, decoding,
+        done=lambda number: progress(number, count),
+    )  # fmt: skip
+    for reason, times in left_out.items():
+        print(f"{times:,} of {count:,} left out: {reason}", file=sys.stderr)
+    print(out)
+
+
 @data_app.command("distill")
 def data_distill(
     prompts: Annotated[

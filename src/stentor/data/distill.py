@@ -8,7 +8,6 @@ The filters read that file, so a finished run can be filtered again without aski
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from stentor.chat import Message
-from stentor.data.files import atomic, read_rows
+from stentor.data.files import read_rows, rows_as_bytes, write_rows
 from stentor.data.filters import Candidate, fault, shortened, too_common
 from stentor.data.questions import Question, Report, read_questions, worth_asking
 from stentor.data.teacher import Kept, ask, seed_of
@@ -65,7 +64,7 @@ def distill(
             _append(stream, {"replies": list(replies.values())})
             known |= replies
     rows = sift([(q, known[q.key]) for q in questions], min_certainty, report)
-    _write(out, rows)
+    write_rows(out, rows)
     return report
 
 
@@ -98,10 +97,8 @@ def _check_place(out: Path, kept_at: Path, resume: bool) -> None:
 
 
 def _replies_file(out: Path) -> Path:
-    name = out.name.removesuffix(".gz")
-    if not name.endswith(".jsonl"):
-        raise InputError(f"{out}: the output is JSON lines; name it .jsonl or .jsonl.gz")
-    return out.with_name(f"{name.removesuffix('.jsonl')}.replies.jsonl")
+    rows_as_bytes([], out)
+    return out.with_name(f"{out.name.removesuffix('.gz').removesuffix('.jsonl')}.replies.jsonl")
 
 
 # --- replies
@@ -177,11 +174,3 @@ def _row(question: Question, reply: str) -> dict[str, Any]:
     if len(question.messages) == 1:
         return {"prompt": question.prompt, "response": reply, **told}
     return {"messages": [*question.messages, {"role": "assistant", "content": reply}], **told}
-
-
-def _write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    if out.suffix == ".gz":  # without time and name, so that equal rows are equal files
-        text = gzip.compress(text, mtime=0)
-    with atomic(out) as stream:
-        stream.write(text)

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import zstandard
 
-from stentor.errors import DataError, MissingExtra
+from stentor.errors import DataError, InputError, MissingExtra
 
 _UNREADABLE = (OSError, EOFError, ValueError, RecursionError, zlib.error, zstandard.ZstdError)
 
@@ -207,6 +207,22 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic(path) as stream:
         stream.write(text.encode("utf-8"))
+
+
+def rows_as_bytes(rows: Iterable[Mapping[str, Any]], path: Path) -> bytes:
+    """Rows as JSON lines, compressed where `path` says so; InputError for another name."""
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise InputError(f"{path}: the output is JSON lines; name it .jsonl or .jsonl.gz")
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    # without time and name, so that equal rows are equal files
+    return gzip.compress(text, mtime=0) if path.suffix == ".gz" else text
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON lines atomically, .jsonl or .jsonl.gz."""
+    content = rows_as_bytes(rows, path)
+    with atomic(path) as stream:
+        stream.write(content)
 
 
 def write_json(path: Path, value: Any) -> None:

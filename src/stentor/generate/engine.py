@@ -105,6 +105,12 @@ class Engine:
             Request(self.prompt_ids(messages, system), decoding, seed, self._lead(messages, system))
             for messages, seed in zip(conversations, seeds, strict=True)
         ]
+        return self.finish(requests, done)
+
+    def finish(
+        self, requests: Sequence[Request], done: Callable[[int], None] = lambda count: None
+    ) -> list[Reply]:
+        """What comes of each request, in their order. `done` hears how many are finished."""
         streams: dict[Request, list[int]] = {request: [] for request in requests}
         reasons: dict[Request, str] = {}
         running = self.running()
