@@ -393,6 +393,14 @@ def test_a_preference_phase_has_no_plain_forward() -> None:
     assert load(SMALL, Recipe, (prefers, "train.forward=lean")).phases[1].preference == 0.3
 
 
+def test_there_is_no_plain_forward_of_decisions() -> None:
+    changes = ("phases.1.decision=8", "train.forward=plain")
+    assert problems(SMALL, Recipe, changes) == (
+        "phases.1.decision: there is no plain forward of it; set train.forward to auto",
+    )
+    assert load(SMALL, Recipe, changes[:1]).phases[1].decision == 8
+
+
 def test_a_preference_phase_has_no_weighted_opening() -> None:
     changes = ("phases.1.preference=0.3", "phases.1.opening.weight=4")
     assert problems(SMALL, Recipe, changes) == (

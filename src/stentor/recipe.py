@@ -228,6 +228,9 @@ class PhasePart(Part):
     word_dropout: Fraction = 0.0
     """Share of the tokens of prompts that are left out, others each time, so that no single word
     decides (a random deletion as in Wei & Zou 2019, "EDA")."""
+    decision: Annotated[float, Field(gt=0)] | None = None
+    """Where the last reply begins, the state must tell whether it is to be a refusal, support or an
+    answer; this loss counts as so many tokens of the reply. Null: the words alone teach it."""
     ema: Fraction | None = None
     """Decay of the moving average of the weights: min(ema, (1 + t) / (10 + t))."""
     evaluate_every: Positive | None = None
@@ -381,6 +384,11 @@ def disagreements(recipe: Mapping[str, Any]) -> list[str]:
         if phase.get("preference") is not None and plain:
             problems.append(
                 f"phases.{number}.preference: there is no plain forward of it; set train.forward "
+                "to auto"
+            )
+        if phase.get("decision") is not None and plain:
+            problems.append(
+                f"phases.{number}.decision: there is no plain forward of it; set train.forward "
                 "to auto"
             )
         if phase.get("preference") is not None and phase.get("opening") is not None:

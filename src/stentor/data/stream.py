@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from stentor.chat import Encoded
-from stentor.data.batch import Batch, Micro
+from stentor.data.batch import ANSWER, REFUSE, SUPPORT, Batch, Micro
 from stentor.data.encode import EncodedExample
 from stentor.data.softmax import choose, narrowed, whole_from
 from stentor.errors import DataError
@@ -37,6 +37,7 @@ class ExampleStream:
         opening: OpeningPart | None = None,
         softmax: SoftmaxPart | None = None,
         vocabulary: int = 0,
+        decision: float | None = None,
         word_dropout: float = 0.0,
         controls: frozenset[int] = frozenset(),
     ) -> None:
@@ -49,7 +50,8 @@ class ExampleStream:
             raise DataError("a phase has no examples; see stentor data show")
         self._examples = examples
         self._batch, self._micro, self._seed = batch, micro_batch, seed
-        self._tokens, self._lanes, self._opening = micro_tokens, lanes, opening
+        self._tokens, self._lanes = micro_tokens, lanes
+        self._opening, self._decision = opening, decision
         self._word_dropout, self._controls = word_dropout, controls
         self.steps_per_epoch = math.ceil(len(examples) / batch)
         self.steps = self.steps_per_epoch * epochs
@@ -68,7 +70,11 @@ class ExampleStream:
             rng = np.random.default_rng([self._seed, 5, step])
             picked = [_thinned(e, self._word_dropout, self._controls, rng) for e in picked]
         picked.sort(key=lambda e: e.length)
-        parts = list(micro_batches(picked, self._micro, self._tokens, self._lanes, self._opening))
+        parts = list(
+            micro_batches(
+                picked, self._micro, self._tokens, self._lanes, self._opening, self._decision
+            )
+        )
         if self._pieces is not None and step < self._whole_from:
             parts = narrowed(parts, self._pieces, [self._seed, 4, step])
         return Batch(tuple(parts), len(picked))
@@ -80,6 +86,7 @@ def micro_batches(
     tokens: int | None = None,
     lanes: int = 1,
     opening: OpeningPart | None = None,
+    decision: float | None = None,
 ) -> Iterator[Micro]:
     """Examples in their order, at most `size` of them and about `tokens` tokens at a time.
 
@@ -96,13 +103,13 @@ def micro_batches(
     for example, own in zip(examples, weights, strict=True):
         full = len(chosen) == size or (tokens is not None and held + own > tokens)
         if chosen and (full or (before + own / 2) * parts > due * total):
-            yield micro(chosen, opening)
+            yield micro(chosen, opening, decision)
             chosen, held = [], 0
             due = max(due, int((before + own / 2) * parts / total)) + 1
         chosen.append(example)
         held, before = held + own, before + own
     if chosen:
-        yield micro(chosen, opening)
+        yield micro(chosen, opening, decision)
 
 
 def _thinned(
@@ -137,6 +144,13 @@ def _weights(due: Sequence[int], opening: OpeningPart) -> list[float]:
     return found
 
 
+def _due_kind(example: EncodedExample) -> int:
+    """What the last reply to it must be."""
+    if example.example.kind != "harmful":
+        return ANSWER
+    return SUPPORT if example.example.category == "self_harm" else REFUSE
+
+
 def _learned(example: EncodedExample) -> Any:
     """The ids of its supervised tokens, those of its rejected reply with them."""
     both = [e for e in (example.encoded, example.rejected) if e is not None]
@@ -151,10 +165,15 @@ def _own(example: EncodedExample) -> int:
     return own
 
 
-def micro(examples: Sequence[EncodedExample], opening: OpeningPart | None = None) -> Micro:
+def micro(
+    examples: Sequence[EncodedExample],
+    opening: OpeningPart | None = None,
+    decision: float | None = None,
+) -> Micro:
     """One stream of the examples' tokens; a prefix that several share stands in it once.
 
-    `opening`: how much more the first tokens of their replies count.
+    `opening`: how much more the first tokens of their replies count; `decision`: as how many tokens
+    the choice of what to say counts, where the last one begins.
     """
     spans: list[Span] = []
     ids: list[int] = []
@@ -164,8 +183,9 @@ def micro(examples: Sequence[EncodedExample], opening: OpeningPart | None = None
     weights: list[float] = []
     lengths: list[int] = []
     pairs: list[tuple[int, int]] = []
+    decisions: list[int] = []
 
-    def add(encoded: Encoded, opens: bool) -> None:
+    def add(encoded: Encoded, opens: bool, kind: int) -> None:
         shared = encoded.system
         prefix = None
         if shared:
@@ -185,11 +205,17 @@ def micro(examples: Sequence[EncodedExample], opening: OpeningPart | None = None
         lengths.append(len(due))
         if opening is not None:
             weights.extend(_weights(due, opening) if opens else [1.0] * len(due))
+        found = [-1] * len(due)
+        if opens:
+            last = max(n for n, i in enumerate(due) if not encoded.mask[i - 1])
+            found[last] = kind
+        decisions.extend(found)
 
     for example in examples:
-        add(example.encoded, opens=example.example.kind != "text")
+        kind = _due_kind(example)
+        add(example.encoded, opens=example.example.kind != "text", kind=kind)
         if example.rejected is not None:
-            add(example.rejected, opens=False)
+            add(example.rejected, opens=False, kind=kind)
             pairs.append((len(lengths) - 2, len(lengths) - 1))
     return Micro(
         ids=torch.tensor(ids),
@@ -197,6 +223,8 @@ def micro(examples: Sequence[EncodedExample], opening: OpeningPart | None = None
         places=torch.tensor(places),
         targets=torch.tensor(targets),
         weights=torch.tensor(weights) if opening is not None else None,
+        decisions=torch.tensor(decisions) if decision is not None else None,
+        decision_weight=decision or 0.0,
         rows=tuple(e.example.where for e in examples),
         lengths=tuple(lengths) if pairs else (),
         pairs=tuple(pairs),

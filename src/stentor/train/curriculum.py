@@ -165,6 +165,7 @@ class _Curriculum:
             micro_tokens=self._micro_tokens,
             lanes=self._lanes * self.machine.processes,
             opening=phase.opening,
+            decision=phase.decision,
             softmax=phase.softmax,
             vocabulary=self.base.model.config.vocab_size,
             word_dropout=phase.word_dropout,
@@ -395,8 +396,9 @@ def _fixed(recipe: Recipe) -> dict[str, Any]:
     if fixed["joined"] is None:  # checkpoints of runs from before these fields fit as well
         fixed.pop("joined")
     for phase in fixed["phases"]:
-        if not phase["rejected"]:
-            phase.pop("rejected")
+        for name in ("rejected", "decision"):
+            if not phase[name]:
+                phase.pop(name)
     for source in fixed["data"]["sources"].values():
         source.pop("licence")
     return fixed

@@ -50,7 +50,25 @@ def token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
     total, each = head_loss(
         hidden, head_of(model, part), part.targets, offset=part.offset, token_weights=part.weights
     )
-    return (total if part.weights is None else valued(each.sum(), total)), each
+    if part.weights is None and part.decisions is None:
+        return total, each
+    return valued(each.sum(), total + decision_loss(hidden, part)), each
+
+
+def decision_loss(hidden: Tensor, part: Micro) -> Tensor:
+    """The weighted sum of cross entropies of what each last reply must be; hidden (M, H).
+
+    Three fixed random directions stand for refusal, support and answer: the state is moved along
+    them, so nothing is added to the model or to what a checkpoint holds.
+    """
+    if part.decisions is None:
+        return hidden.new_zeros(())
+    places = (part.decisions >= 0).nonzero().squeeze(1)
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.linalg.qr(torch.randn(hidden.shape[-1], 3, generator=generator))[0]
+    logits = hidden.index_select(0, places).float() @ directions.to(hidden.device)
+    due = part.decisions.index_select(0, places)
+    return part.decision_weight * functional.cross_entropy(logits, due, reduction="sum")
 
 
 def head_of(model: Any, part: Micro) -> Tensor:

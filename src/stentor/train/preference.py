@@ -15,7 +15,7 @@ from torch.nn import functional
 from stentor.data.batch import Micro
 from stentor.model.forward import hidden_states
 from stentor.model.head import head_loss
-from stentor.train.loop import Objective, head_of, token_loss, valued
+from stentor.train.loop import Objective, decision_loss, head_of, token_loss, valued
 
 
 def preference_loss(weight: float) -> Objective:
@@ -37,7 +37,8 @@ def preference_loss(weight: float) -> Objective:
         total, _ = head_loss(
             hidden, head, part.targets, offset=part.offset, token_weights=token_weights
         )
-        return valued(value, total), each  # the gradient of the weighted sum is the objective's
+        # the gradient of the weighted sum is the objective's
+        return valued(value, total + decision_loss(hidden, part)), each
 
     return objective
 
