@@ -80,7 +80,7 @@ class Template(Protocol):
 
     stop_ids: frozenset[int]
     controls: frozenset[int]
-    """The ids that mark where messages begin and end."""
+    """Special ids: no text of a message is spelled by them."""
 
     def encode(self, messages: Sequence[Message]) -> Encoded:
         """Ids and loss mask of a conversation; ends after the last message."""

@@ -503,7 +503,11 @@ def data_texts(
     seed: Seed = 0,
     backend: Backend = "auto",
 ) -> None:
-    """Let a base write plain texts, to replay them in fine-tuning (source `text`)."""
+    """Let a base write plain texts, to replay them in fine-tuning (source `text`).
+
+    Drawn at temperature 1, of 160 tokens at most, where no option says otherwise. The base needs
+    our pieces or a chat template, as for generate.
+    """
     from stentor.data import texts
     from stentor.evaluate.command import progress
     from stentor.generate.choice import open_engine

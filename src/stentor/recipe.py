@@ -225,12 +225,10 @@ class PhasePart(Part):
     """Over which pieces it is taken, to save work; null: over the whole vocabulary."""
     opening: OpeningPart | None = None
     """Whether the first tokens of each reply count more; null: all count alike."""
-    word_dropout: Fraction = 0.0
-    """Share of the tokens of prompts that are left out, others each time, so that no single word
-    decides (a random deletion as in Wei & Zou 2019, "EDA")."""
     decision: Annotated[float, Field(gt=0)] | None = None
-    """Where the last reply begins, the state must tell whether it is to be a refusal, support or an
-    answer; this loss counts as so many tokens of the reply. Null: the words alone teach it."""
+    """Where the last reply begins, the state must tell whether it is to be a refusal (rows of the
+    kind `harmful`), support (those of the category `self_harm`) or an answer (all others); this
+    loss counts as so many tokens of the reply. Null: the words alone teach it."""
     ema: Fraction | None = None
     """Decay of the moving average of the weights: min(ema, (1 + t) / (10 + t))."""
     evaluate_every: Positive | None = None

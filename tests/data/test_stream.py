@@ -15,6 +15,7 @@ from stentor.chat import Encoded, SegmentTemplate
 from stentor.data.batch import ANSWER, REFUSE, SUPPORT, Batch, Micro
 from stentor.data.encode import EncodedExample, encode
 from stentor.data.examples import Example, Tally, conversation
+from stentor.data.softmax import choose, narrowed
 from stentor.data.stream import ExampleStream, micro, micro_batches
 from stentor.errors import DataError
 from stentor.model.forward import hidden_states
@@ -325,6 +326,15 @@ def test_a_decision_is_due_where_the_last_reply_begins(template: SegmentTemplate
     assert micro(encoded).decisions is None
 
 
+def talk(number: int) -> EncodedExample:
+    """A system prompt, two turns between marks, and a worse second reply."""
+    before, mask = (1, 50, 51, 2, *range(100, 130), 3), (0,) * 35
+    turn, told = (40, 41, 3, 2, *range(200, 230), 3), (1, 1, 1, *(0,) * 32)
+    better = Encoded(before + turn + (60, 61, 3), mask + told + (1, 1, 1), system=3)
+    worse = Encoded(before + turn + (70, 71, 72, 3), mask + told + (1, 1, 1, 1), system=3)
+    return EncodedExample(better, "s", Example((), "benign", str(number)), rejected=worse)
+
+
 def test_a_rejected_reply_decides_nothing() -> None:
     part = micro([talk(1)], decision=1.0)
     assert part.decisions is not None
@@ -372,45 +382,29 @@ def test_a_decision_is_learned_and_not_reported(
     assert float(decisions().detach()) < before / 5
 
 
-CONTROLS = frozenset({1, 2, 3})
-
-
-def talk(number: int) -> EncodedExample:
-    """A system prompt, two turns between marks, and a worse second reply."""
-    before, mask = (1, 50, 51, 2, *range(100, 130), 3), (0,) * 35
-    turn, told = (40, 41, 3, 2, *range(200, 230), 3), (1, 1, 1, *(0,) * 32)
-    better = Encoded(before + turn + (60, 61, 3), mask + told + (1, 1, 1), system=3)
-    worse = Encoded(before + turn + (70, 71, 72, 3), mask + told + (1, 1, 1, 1), system=3)
-    return EncodedExample(better, "s", Example((), "benign", str(number)), rejected=worse)
-
-
-def thinned(share: float, seed: int = 1, steps: int = 10) -> list[Micro]:
-    stream = ExampleStream(
-        [talk(n) for n in range(20)], batch=2, micro_batch=1, epochs=10, seed=seed,
-        word_dropout=share, controls=CONTROLS,
-    )  # fmt: skip
-    return [part for step in range(steps) for part in stream.batch(step).parts]
-
-
-def test_word_dropout_leaves_out_a_share_of_the_prompts_and_nothing_else() -> None:
-    parts = thinned(0.3)
-    kept = 0
-    for part in parts:
-        ids = part.ids.tolist()
-        assert ids[:3] == [1, 50, 51]  # the system prompt stands once, whole
-        assert ids.count(2) == 2 * 2 and ids.count(3) == 2 * 4  # the marks
-        assert part.targets.tolist() == [40, 41, 3, 60, 61, 3, 40, 41, 3, 70, 71, 72, 3]
-        words = [i for i in ids if i >= 100]
-        better, worse = words[: len(words) // 2], words[len(words) // 2 :]
-        assert better == worse == sorted(better)  # both replies have the same prompt before them
-        kept += len(better)
-    assert 0.66 < kept / (60 * len(parts)) < 0.74
-
-
-def test_word_dropout_is_drawn_anew_each_time_and_repeats_with_the_seed() -> None:
-    one, same, other = (
-        [part.ids.tolist() for part in thinned(0.3, seed, 20)] for seed in (1, 1, 2)
+def test_documents_and_a_narrowed_softmax_with_decisions(
+    encoded: list[EncodedExample], template: SegmentTemplate, tiny_model: LlamaForCausalLM
+) -> None:
+    text = Example(({"role": "text", "content": "It was a day of rain."},), "text", "f")
+    alone = micro(
+        encode([text], "s", template, system=None, max_tokens=99, tally=Tally()), decision=8.0
     )
-    assert one == same != other
-    assert len({tuple(ids) for ids in one}) == len(one)  # two epochs of 20 examples
-    assert all(len(part.ids) == len(talk(0).encoded.ids) * 2 - 3 + 1 for part in thinned(0.0))
+    hidden = hidden_states(tiny_model, alone.ids, alone.layout, alone.places)
+    assert float(decision_loss(hidden, alone).detach()) == 0.0
+    part = micro(encoded, decision=8.0)
+    pieces = choose(SoftmaxPart(frequent=20, sampled=10), part.targets.numpy(), 32_768)
+    (few,) = narrowed([part], pieces, [1, 2])
+    assert few.decisions is not None and part.decisions is not None
+    assert few.decisions.tolist() == part.decisions.tolist()
+    assert few.decision_weight == 8.0
+
+
+def test_a_decision_is_computed_in_fp32_under_autocast(
+    encoded: list[EncodedExample], tiny_model: LlamaForCausalLM
+) -> None:
+    part = micro(encoded, decision=1.0)
+    hidden = hidden_states(tiny_model, part.ids, part.layout, part.places).detach()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = decision_loss(hidden, part)
+    assert inside.dtype is torch.float32
+    assert torch.equal(inside, decision_loss(hidden, part))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from stentor.chat import Message
-from stentor.data.files import read_rows, rows_as_bytes, write_rows
+from stentor.data.files import check_rows_name, read_rows, write_rows
 from stentor.data.filters import Candidate, fault, shortened, too_common
 from stentor.data.questions import Question, Report, read_questions, worth_asking
 from stentor.data.teacher import Kept, ask, seed_of
@@ -97,7 +97,7 @@ def _check_place(out: Path, kept_at: Path, resume: bool) -> None:
 
 
 def _replies_file(out: Path) -> Path:
-    rows_as_bytes([], out)
+    check_rows_name(out)
     return out.with_name(f"{out.name.removesuffix('.gz').removesuffix('.jsonl')}.replies.jsonl")
 
 

@@ -209,18 +209,18 @@ def write_text(path: Path, text: str) -> None:
         stream.write(text.encode("utf-8"))
 
 
-def rows_as_bytes(rows: Iterable[Mapping[str, Any]], path: Path) -> bytes:
-    """Rows as JSON lines, compressed where `path` says so; InputError for another name."""
+def check_rows_name(path: Path) -> None:
+    """InputError unless `write_rows` can write a file of that name."""
     if not path.name.endswith((".jsonl", ".jsonl.gz")):
         raise InputError(f"{path}: the output is JSON lines; name it .jsonl or .jsonl.gz")
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    # without time and name, so that equal rows are equal files
-    return gzip.compress(text, mtime=0) if path.suffix == ".gz" else text
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON lines atomically, .jsonl or .jsonl.gz."""
-    content = rows_as_bytes(rows, path)
+    """Write JSON lines atomically, .jsonl or .jsonl.gz; equal rows are equal files."""
+    check_rows_name(path)
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    if path.suffix == ".gz":
+        content = gzip.compress(content, mtime=0)
     with atomic(path) as stream:
         stream.write(content)
 

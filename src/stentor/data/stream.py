@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,21 +37,17 @@ class ExampleStream:
         softmax: SoftmaxPart | None = None,
         vocabulary: int = 0,
         decision: float | None = None,
-        word_dropout: float = 0.0,
-        controls: frozenset[int] = frozenset(),
     ) -> None:
         """A step sees `batch` examples; at most `micro_batch` of them, and `micro_tokens` tokens
         (a prefix that they share counted once), are one of its parts. `lanes`: how many parts go
-        through the model at a time, in all processes together. `softmax`: over which of the
-        `vocabulary` pieces it is taken; None: all. `word_dropout`: the share of the prompts'
-        tokens, but for `controls`, that is left out, drawn anew at each step."""
+        through the model at a time, in all processes together. `opening`, `decision`: see
+        `micro`. `softmax`: over which of the `vocabulary` pieces it is taken; None: all."""
         if not examples:
             raise DataError("a phase has no examples; see stentor data show")
         self._examples = examples
         self._batch, self._micro, self._seed = batch, micro_batch, seed
         self._tokens, self._lanes = micro_tokens, lanes
         self._opening, self._decision = opening, decision
-        self._word_dropout, self._controls = word_dropout, controls
         self.steps_per_epoch = math.ceil(len(examples) / batch)
         self.steps = self.steps_per_epoch * epochs
         self._pieces, self._whole_from = None, 0
@@ -66,9 +61,6 @@ class ExampleStream:
         epoch, place = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))
         picked = [self._examples[i] for i in order[place * self._batch : (place + 1) * self._batch]]
-        if self._word_dropout:
-            rng = np.random.default_rng([self._seed, 5, step])
-            picked = [_thinned(e, self._word_dropout, self._controls, rng) for e in picked]
         picked.sort(key=lambda e: e.length)
         parts = list(
             micro_batches(
@@ -112,28 +104,6 @@ def micro_batches(
         yield micro(chosen, opening, decision)
 
 
-def _thinned(
-    example: EncodedExample, share: float, controls: frozenset[int], rng: np.random.Generator
-) -> EncodedExample:
-    """The example without a random `share` of what its user says; the replies stay whole."""
-    chosen = example.encoded
-    drawn = rng.random(len(chosen.ids)) < share
-    # what is not learned stands before the last reply: at the same places in the rejected one
-    left_out = {
-        i
-        for i in np.flatnonzero(drawn).tolist()
-        if i >= chosen.system and not chosen.mask[i] and chosen.ids[i] not in controls
-    }
-
-    def without(encoded: Encoded) -> Encoded:
-        kept = [i for i in range(len(encoded.ids)) if i not in left_out]
-        ids, mask = (tuple(of[i] for i in kept) for of in (encoded.ids, encoded.mask))
-        return Encoded(ids, mask, encoded.system)
-
-    rejected = None if example.rejected is None else without(example.rejected)
-    return replace(example, encoded=without(chosen), rejected=rejected)
-
-
 def _weights(due: Sequence[int], opening: OpeningPart) -> list[float]:
     """How much each supervised place counts; each reply is a run of places."""
     found: list[float] = []
@@ -144,11 +114,12 @@ def _weights(due: Sequence[int], opening: OpeningPart) -> list[float]:
     return found
 
 
-def _due_kind(example: EncodedExample) -> int:
-    """What the last reply to it must be."""
-    if example.example.kind != "harmful":
-        return ANSWER
-    return SUPPORT if example.example.category == "self_harm" else REFUSE
+def _due(example: EncodedExample) -> int | None:
+    """What its last reply must be; a plain document has none."""
+    kind, category = example.example.kind, example.example.category
+    if kind != "harmful":
+        return None if kind == "text" else ANSWER
+    return SUPPORT if category == "self_harm" else REFUSE
 
 
 def _learned(example: EncodedExample) -> Any:
@@ -185,7 +156,8 @@ def micro(
     pairs: list[tuple[int, int]] = []
     decisions: list[int] = []
 
-    def add(encoded: Encoded, opens: bool, kind: int) -> None:
+    def add(encoded: Encoded, kind: int | None) -> None:
+        """`kind`: what its last reply must be; None where its beginning decides nothing."""
         shared = encoded.system
         prefix = None
         if shared:
@@ -204,18 +176,17 @@ def micro(
         targets.extend(encoded.ids[i] for i in due)
         lengths.append(len(due))
         if opening is not None:
-            weights.extend(_weights(due, opening) if opens else [1.0] * len(due))
-        found = [-1] * len(due)
-        if opens:
-            last = max(n for n, i in enumerate(due) if not encoded.mask[i - 1])
-            found[last] = kind
-        decisions.extend(found)
+            weights.extend([1.0] * len(due) if kind is None else _weights(due, opening))
+        if decision is not None:
+            decisions.extend([-1] * len(due))
+            if kind is not None:
+                begins = max(n for n, i in enumerate(due) if not encoded.mask[i - 1])
+                decisions[begins - len(due)] = kind
 
     for example in examples:
-        kind = _due_kind(example)
-        add(example.encoded, opens=example.example.kind != "text", kind=kind)
+        add(example.encoded, _due(example))
         if example.rejected is not None:
-            add(example.rejected, opens=False, kind=kind)
+            add(example.rejected, None)
             pairs.append((len(lengths) - 2, len(lengths) - 1))
     return Micro(
         ids=torch.tensor(ids),

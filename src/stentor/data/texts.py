@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stentor.data.encode import sentence_ends
-from stentor.data.files import rows_as_bytes, write_rows
+from stentor.data.files import check_rows_name, write_rows
 from stentor.errors import InputError
 from stentor.generate import Decoding, Engine
 from stentor.generate.running import Request
@@ -32,11 +32,11 @@ def write_texts(
 ) -> Counter[str]:
     """Let the model write `count` texts, and keep what can be replayed; why others can't be.
 
-    A text that did not end within `decoding.max_new_tokens` is cut after its last sentence.
+    Each is cut after its last sentence. Raises InputError where none can be kept.
     """
     if out.exists():
         raise InputError(f"{out}: the file exists and nothing is overwritten; give another --out")
-    rows_as_bytes([], out)  # refuses the name before the work, not after it
+    check_rows_name(out)
     start = engine.text_ids("")
     if not start:
         raise InputError(
@@ -49,10 +49,8 @@ def write_texts(
     left_out: Counter[str] = Counter()
     texts: dict[str, int] = {}
     for seed, reply in zip(seeds, engine.finish(requests, done), strict=True):
-        text = reply.text.strip()
-        if reply.finish_reason != "stop":
-            ends = sentence_ends(text)
-            text = text[: ends[-1]] if ends else ""
+        ends = sentence_ends(reply.text)
+        text = reply.text[: ends[-1]].strip() if ends else ""
         if controls.intersection(reply.ids):
             left_out["a conversation"] += 1
         elif len(text.split()) < LEAST:
@@ -62,6 +60,10 @@ def write_texts(
         else:
             texts[text] = seed
     if not texts:
-        raise InputError(f"none of {count} texts can be kept: {dict(left_out)}; is this a base?")
+        why = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
+        raise InputError(
+            f"none of {count} texts can be kept: {why}; take a base, which has learned from plain "
+            "text, or raise --max-new-tokens"
+        )
     write_rows(out, [{"text": text, "seed": seed} for text, seed in texts.items()])
     return left_out

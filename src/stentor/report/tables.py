@@ -183,6 +183,10 @@ def hyperparameters(report: Figures) -> str:
         muon = f"{found['muon_rate']:g} (Muon)"  # which trains all of an adapter
         return muon if recipe["adapter"] else f"{muon}, {plan['learning_rate']:g} (AdamW)"
 
+    def opening(plan: dict[str, Any]) -> str:
+        found = plan.get("opening")  # not in reports from before it
+        return f"{found['tokens']} × {found['weight']:g}" if found else number(None, "g")
+
     rows: list[tuple[str, Any]] = [
         ("epochs", lambda p: str(p["epochs"])),
         ("examples a step", lambda p: str(p["batch"])),
@@ -193,6 +197,8 @@ def hyperparameters(report: Figures) -> str:
         ("adapter's dropout", lambda p: f"{p['dropout']:g}"),
         ("averaging (EMA)", lambda p: number(p["ema"], "g")),
         ("preference weight", lambda p: number(p["preference"], "g")),
+        ("decision weight", lambda p: number(p.get("decision"), "g")),
+        ("first tokens of a reply", opening),
     ]
     shown = table(["", *(p["name"] for p in plans)],
                   [[label, *(get(p) for p in plans)] for label, get in rows])  # fmt: skip

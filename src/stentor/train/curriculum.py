@@ -15,7 +15,7 @@ from torch import Tensor
 from stentor import assets
 from stentor.data import mix
 from stentor.data.encode import EncodedExample, with_rejected
-from stentor.data.files import write_json, write_text
+from stentor.data.files import write_json, write_rows
 from stentor.data.mix import Prepared
 from stentor.data.stream import ExampleStream
 from stentor.errors import CheckpointError, DataError, InputError
@@ -168,8 +168,6 @@ class _Curriculum:
             decision=phase.decision,
             softmax=phase.softmax,
             vocabulary=self.base.model.config.vocab_size,
-            word_dropout=phase.word_dropout,
-            controls=self.base.template.controls,
         )
         built = optimisers.build(self.parameters, phase.optimiser, phase.learning_rate)
         self.display.say(
@@ -290,8 +288,7 @@ class _Curriculum:
             probed=result.figures() if result else None, model=self.run.model,
         ) | {"energy": self.meter.figures()}  # fmt: skip
         if result is not None:
-            lines = "".join(json.dumps(r.line(), ensure_ascii=False) + "\n" for r in result.records)
-            write_text(self.run.path / "probe.jsonl", lines)
+            write_rows(self.run.path / "probe.jsonl", [r.line() for r in result.records])
         write_all(self.run.path, report, result.records if result else ())
         self.tracking.report(report)
         write_json(self.run.path / "report.json", report)

@@ -24,6 +24,7 @@ def preference_loss(weight: float) -> Objective:
     The sum over a micro-batch is Σ over learned tokens of their cross entropy + weight · Σ over
     pairs of (tokens of the chosen reply) · −log σ(log odds(chosen) − log odds(rejected)), so that
     dividing by the learned tokens gives a mean in which a pair weighs as much as its reply.
+    Decisions count in the gradient alone.
     """
 
     def objective(model: Any, part: Micro) -> tuple[Tensor, Tensor]:

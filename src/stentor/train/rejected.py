@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from stentor.data.encode import EncodedExample
 from stentor.data.examples import Example
-from stentor.data.files import read_rows, write_text
+from stentor.data.files import read_rows, write_rows
 from stentor.evaluate.judge import judge
 from stentor.evaluate.probe import SAMPLED
 from stentor.generate import Engine
@@ -63,9 +62,7 @@ class Drawn:
             {"prompt": _prompt(e.example), "rejected": replies.get(n), "origin": origins.get(n)}
             for n, e in enumerate(examples)
         ]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.path, text)
+        write_rows(self.path, lines)
 
     def put(self, examples: Sequence[EncodedExample]) -> list[EncodedExample]:
         """The examples with the replies of the file."""
