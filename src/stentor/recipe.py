@@ -379,16 +379,11 @@ def disagreements(recipe: Mapping[str, Any]) -> list[str]:
             problems.append(
                 f"phases.{number}.rejected: it needs preference, the weight of the odds"
             )
-        if phase.get("preference") is not None and plain:
-            problems.append(
-                f"phases.{number}.preference: there is no plain forward of it; set train.forward "
-                "to auto"
-            )
-        if phase.get("decision") is not None and plain:
-            problems.append(
-                f"phases.{number}.decision: there is no plain forward of it; set train.forward "
-                "to auto"
-            )
+        problems += [
+            f"phases.{number}.{name}: there is no plain forward of it; set train.forward to auto"
+            for name in ("preference", "decision")
+            if phase.get(name) is not None and plain
+        ]
         if phase.get("preference") is not None and phase.get("opening") is not None:
             problems.append(f"phases.{number}.opening: odds are those of whole replies; remove it")
         if phase.get("dropout") and recipe.get("adapter", ...) is None:
