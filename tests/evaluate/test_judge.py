@@ -200,8 +200,7 @@ def test_the_training_rows_are_read_as_they_were_meant() -> None:
         found[declines].append(judge(prompt, response).refused)
     refusals, answers = found[True], found[False]
     assert min(len(refusals), len(answers)) > 1000
-    # 0.967: those that say no by a figure of speech, or late, are the ones that are missed
-    assert sum(refusals) / len(refusals) >= 0.96
+    assert sum(refusals) / len(refusals) >= 0.98
     assert 1 - sum(answers) / len(answers) >= 0.98
 
 
