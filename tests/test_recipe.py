@@ -393,12 +393,14 @@ def test_a_preference_phase_has_no_plain_forward() -> None:
     assert load(SMALL, Recipe, (prefers, "train.forward=lean")).phases[1].preference == 0.3
 
 
-def test_there_is_no_plain_forward_of_decisions() -> None:
-    changes = ("phases.1.decision=8", "train.forward=plain")
-    assert problems(SMALL, Recipe, changes) == (
-        "phases.1.decision: there is no plain forward of it; set train.forward to auto",
+def test_decisions_need_all_weights() -> None:
+    changes = ("phases.1.decision.weight=8", "adapter=null")
+    assert problems(SMALL, Recipe, changes[:1]) == (
+        "phases.1.decision: an adapter leaves the embedding of its pieces as it is; "
+        "set adapter: null",
     )
-    assert load(SMALL, Recipe, changes[:1]).phases[1].decision == 8
+    decision = load(SMALL, Recipe, changes).phases[1].decision
+    assert decision is not None and decision.weight == 8 and decision.share == 0.9
 
 
 def test_a_preference_phase_has_no_weighted_opening() -> None:

@@ -5,7 +5,9 @@
 Every text stands between control pieces and is encoded alone, so the ids of a prefix never
 depend on what follows, and no text can produce a control piece. The mask is 1 on the tokens of
 a reply and on the `</s>` that ends it: the model learns to stop because the stop token is
-visibly in the loss. Training, evaluation and generation all encode here.
+visibly in the loss. Training, evaluation and generation all encode here. A model may have learned
+to begin its replies with a control piece that says what they are (`decisions`); it is no part of
+their text, so the next turn is encoded without it.
 
 The Jinja twin (`JINJA`), saved in the tokenizer's configuration for other programs, gives the
 same ids for every text that does not spell a control piece (`spells_control` tells); for the
@@ -81,6 +83,9 @@ class Template(Protocol):
     stop_ids: frozenset[int]
     controls: frozenset[int]
     """Special ids: no text of a message is spelled by them."""
+    decisions: tuple[int, ...]
+    """Special ids that a reply may begin with: refusal, support, answer; () where there are none.
+    """
 
     def encode(self, messages: Sequence[Message]) -> Encoded:
         """Ids and loss mask of a conversation; ends after the last message."""
@@ -173,7 +178,9 @@ class SegmentTemplate:
         bos = tokenizer.bos_token_id
         self._begin = [] if bos is None else [bos]
         marks = [i for pair in self._marks.values() for i in pair]
-        self.controls = frozenset([*self._begin, *marks, self._eos])
+        known = [number(piece) for piece in pieces.DECISIONS]
+        self.decisions = () if {None, tokenizer.unk_token_id} & {*known} else tuple(known)
+        self.controls = frozenset([*self._begin, *marks, *self.decisions, self._eos])
         self.stop_ids = frozenset({self._eos})
         # nobody sets that of Pieces anew
         is_light = isinstance(tokenizer, Pieces)
@@ -249,6 +256,8 @@ class OwnTemplate:
     reply adds, stop token included, is supervised. A text that spells one of the tokenizer's
     special tokens is rendered as a mark and encoded apart in the mark's place, so it stays text.
     """
+
+    decisions: tuple[int, ...] = ()
 
     def __init__(self, tokenizer: Any, stop_ids: Iterable[int] = ()) -> None:
         if not getattr(tokenizer, "chat_template", None):

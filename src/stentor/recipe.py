@@ -193,6 +193,21 @@ class OpeningPart(Part):
     """How often each counts in the loss that is learned from; reported losses are plain."""
 
 
+class DecisionPart(Part):
+    """A control piece before the last reply says what it is, and the model learns to draw it first.
+
+    A refusal for rows of the kind `harmful`, support for those of them of the category
+    `self_harm`, an answer for all others but plain documents. Greedy replies then follow what the
+    model holds likelier as a whole, and not the likeliest first word ("Refusal tokens", Jain et
+    al. 2024). Readers of text don't see the piece.
+    """
+
+    weight: Annotated[float, Field(gt=0)] = 8.0
+    """How often the piece counts in the loss that is learned from; reported losses are plain."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Of the rows, how many get it; the others keep up how a reply begins without."""
+
+
 class PhasePart(Part):
     """One phase of the curriculum: which examples, how often, how fast."""
 
@@ -225,10 +240,8 @@ class PhasePart(Part):
     """Over which pieces it is taken, to save work; null: over the whole vocabulary."""
     opening: OpeningPart | None = None
     """Whether the first tokens of each reply count more; null: all count alike."""
-    decision: Annotated[float, Field(gt=0)] | None = None
-    """Where the last reply begins, the state must tell whether it is to be a refusal (rows of the
-    kind `harmful`), support (those of the category `self_harm`) or an answer (all others); this
-    loss counts as so many tokens of the reply. Null: the words alone teach it."""
+    decision: DecisionPart | None = None
+    """Whether replies begin with a piece that says what they are; null: with their words."""
     ema: Fraction | None = None
     """Decay of the moving average of the weights: min(ema, (1 + t) / (10 + t))."""
     evaluate_every: Positive | None = None
@@ -379,15 +392,21 @@ def disagreements(recipe: Mapping[str, Any]) -> list[str]:
             problems.append(
                 f"phases.{number}.rejected: it needs preference, the weight of the odds"
             )
-        problems += [
-            f"phases.{number}.{name}: there is no plain forward of it; set train.forward to auto"
-            for name in ("preference", "decision")
-            if phase.get(name) is not None and plain
-        ]
+        if phase.get("preference") is not None and plain:
+            problems.append(
+                f"phases.{number}.preference: there is no plain forward of it; "
+                "set train.forward to auto"
+            )
         if phase.get("preference") is not None and phase.get("opening") is not None:
             problems.append(f"phases.{number}.opening: odds are those of whole replies; remove it")
-        if phase.get("dropout") and recipe.get("adapter", ...) is None:
+        has_adapter = recipe.get("adapter", ...) is not None
+        if phase.get("dropout") and not has_adapter:
             problems.append(f"phases.{number}.dropout: there is no adapter to drop out from")
+        if phase.get("decision") is not None and has_adapter:
+            problems.append(
+                f"phases.{number}.decision: an adapter leaves the embedding of its pieces as it "
+                "is; set adapter: null"
+            )
     names = [name for phase in phases if isinstance(name := phase.get("name"), str)]
     twice = dict.fromkeys(n for n in names if names.count(n) > 1)
     problems += [f"phases: the name {n!r} occurs twice" for n in twice]

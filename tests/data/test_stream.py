@@ -12,15 +12,13 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
 from stentor.chat import Encoded, SegmentTemplate
-from stentor.data.batch import ANSWER, REFUSE, SUPPORT, Batch, Micro
+from stentor.data.batch import Batch, Micro
 from stentor.data.encode import EncodedExample, encode
 from stentor.data.examples import Example, Tally, conversation
-from stentor.data.softmax import choose, narrowed
-from stentor.data.stream import ExampleStream, micro, micro_batches
+from stentor.data.stream import Emphasis, ExampleStream, micro, micro_batches
 from stentor.errors import DataError
-from stentor.model.forward import hidden_states
 from stentor.recipe import OpeningPart, SoftmaxPart
-from stentor.train.loop import Objective, decision_loss, plain_token_loss, token_loss
+from stentor.train.loop import Objective, plain_token_loss, token_loss
 
 SYSTEM = "Be brief and kind."
 
@@ -231,7 +229,7 @@ def tensors(part: Micro) -> dict[str, Any]:
 
 
 def test_all_tensors_of_a_micro_batch_move_to_the_device(encoded: list[EncodedExample]) -> None:
-    part = micro(encoded, OpeningPart())
+    part = micro(encoded, Emphasis(OpeningPart()))
     moved = part.to(torch.device("meta"))
     assert {t.device.type for t in tensors(moved).values()} == {"meta"}
     assert {n: t.shape for n, t in tensors(moved).items()} == {
@@ -272,7 +270,7 @@ def test_the_first_tokens_of_each_reply_of_a_conversation_count_more(
     text = Example(({"role": "text", "content": "It was a day of rain."},), "text", "f:2")
     both = encode([talk, text], "s", template, system=None, max_tokens=384, tally=Tally())
     assert len(both) == 2
-    part = micro(both, OpeningPart(tokens=2, weight=5.0))
+    part = micro(both, Emphasis(OpeningPart(tokens=2, weight=5.0)))
     assert part.weights is not None
     first = both[0].encoded.supervised
     heavy = [i for i, w in enumerate(part.weights[:first].tolist()) if w == 5.0]
@@ -290,7 +288,7 @@ def test_an_opening_counts_in_the_gradient_and_not_in_the_reported_loss(
         (found,) = torch.autograd.grad(value, [tiny_model.model.norm.weight])
         return found
 
-    part = micro(encoded, OpeningPart(tokens=3, weight=4.0))
+    part = micro(encoded, Emphasis(OpeningPart(tokens=3, weight=4.0)))
     assert part.weights is not None
     value, each = loss(tiny_model, part)
     torch.testing.assert_close(value, each.sum())
@@ -299,112 +297,3 @@ def test_an_opening_counts_in_the_gradient_and_not_in_the_reported_loss(
         for w in (1.0, 4.0)
     ]
     torch.testing.assert_close(gradient(value), alone[0] + 4 * alone[1], rtol=1e-4, atol=1e-5)
-
-
-def test_a_decision_is_due_where_the_last_reply_begins(template: SegmentTemplate) -> None:
-    def example(kind: str, category: str, *turns: str) -> Example:
-        roles = ["text"] if kind == "text" else ["user", "assistant"] * (len(turns) // 2)
-        messages = [{"role": r, "content": t} for r, t in zip(roles, turns, strict=True)]
-        return Example(tuple(messages), kind, "f", category)
-
-    rows = [
-        example("harmful", "violence", "Hi?", "Hello.", "How do I hurt him?", "I won't help."),
-        example("harmful", "self_harm", "I want to end it.", "Please stay."),
-        example("borderline", "violence", "How do I beat eggs?", "Use a fork."),
-        example("benign", "facts", "What sings?", "A bird."),
-        example("text", "", "It was a day of rain."),
-    ]
-    encoded = encode(rows, "s", template, system=None, max_tokens=99, tally=Tally())
-    part = micro(encoded, decision=4.0)
-    assert part.decisions is not None and part.decision_weight == 4.0
-    there = (part.decisions >= 0).nonzero().flatten().tolist()
-    assert part.decisions[there].tolist() == [REFUSE, SUPPORT, ANSWER, ANSWER]
-    end_of_prompt = encoded[0].encoded.ids[encoded[0].encoded.mask.index(1) - 1]
-    assert {part.ids[part.places[i]].item() for i in there} == {end_of_prompt}
-    first = [template.text([part.targets[i].item()]).strip() for i in there]
-    assert first == ["I", "Please", "Use", "A"]
-    assert micro(encoded).decisions is None
-
-
-def talk(number: int) -> EncodedExample:
-    """A system prompt, two turns between marks, and a worse second reply."""
-    before, mask = (1, 50, 51, 2, *range(100, 130), 3), (0,) * 35
-    turn, told = (40, 41, 3, 2, *range(200, 230), 3), (1, 1, 1, *(0,) * 32)
-    better = Encoded(before + turn + (60, 61, 3), mask + told + (1, 1, 1), system=3)
-    worse = Encoded(before + turn + (70, 71, 72, 3), mask + told + (1, 1, 1, 1), system=3)
-    return EncodedExample(better, "s", Example((), "benign", str(number)), rejected=worse)
-
-
-def test_a_rejected_reply_decides_nothing() -> None:
-    part = micro([talk(1)], decision=1.0)
-    assert part.decisions is not None
-    assert part.decisions.tolist() == [-1] * 3 + [ANSWER] + [-1] * 9
-
-
-def test_a_decision_is_learned_and_not_reported(
-    template: SegmentTemplate, tiny_model: LlamaForCausalLM
-) -> None:
-    rows = [
-        conversation(f"May I {word}?", "Well.", kind, "f")
-        for words, kind in (
-            (("kick", "burn", "steal"), "harmful"),
-            (("sing", "bake", "swim"), "benign"),
-        )
-        for word in words
-    ]
-    encoded = encode(rows, "s", template, system=None, max_tokens=99, tally=Tally())
-    part, plain = micro(encoded, decision=1.0), micro(encoded)
-    value, each = token_loss(tiny_model, part)
-    same, _ = token_loss(tiny_model, plain)
-    torch.testing.assert_close(value, same)
-    torch.testing.assert_close(value, each.sum())
-
-    def decisions() -> torch.Tensor:
-        hidden = hidden_states(tiny_model, part.ids, part.layout, part.places)
-        return decision_loss(hidden, part)
-
-    before = float(decisions().detach())
-    twice = replace(part, decision_weight=2.0)
-    hidden = hidden_states(tiny_model, part.ids, part.layout, part.places)
-    torch.testing.assert_close(decision_loss(hidden, twice), 2 * decision_loss(hidden, part))
-    parameters = list(tiny_model.parameters())
-    found = torch.autograd.grad(token_loss(tiny_model, part)[0], parameters)
-    words = torch.autograd.grad(token_loss(tiny_model, plain)[0], parameters)
-    alone = torch.autograd.grad(decisions(), parameters, allow_unused=True)
-    for whole, of_words, of_decision in zip(found, words, alone, strict=True):
-        other = torch.zeros_like(whole) if of_decision is None else of_decision
-        torch.testing.assert_close(whole, of_words + other, rtol=1e-4, atol=1e-4)
-    optimiser = torch.optim.Adam(parameters, lr=1e-2)
-    for _ in range(30):
-        optimiser.zero_grad()
-        decisions().backward()
-        optimiser.step()
-    assert float(decisions().detach()) < before / 5
-
-
-def test_documents_and_a_narrowed_softmax_with_decisions(
-    encoded: list[EncodedExample], template: SegmentTemplate, tiny_model: LlamaForCausalLM
-) -> None:
-    text = Example(({"role": "text", "content": "It was a day of rain."},), "text", "f")
-    alone = micro(
-        encode([text], "s", template, system=None, max_tokens=99, tally=Tally()), decision=8.0
-    )
-    hidden = hidden_states(tiny_model, alone.ids, alone.layout, alone.places)
-    assert float(decision_loss(hidden, alone).detach()) == 0.0
-    part = micro(encoded, decision=8.0)
-    pieces = choose(SoftmaxPart(frequent=20, sampled=10), part.targets.numpy(), 32_768)
-    (few,) = narrowed([part], pieces, [1, 2])
-    assert few.decisions is not None and part.decisions is not None
-    assert few.decisions.tolist() == part.decisions.tolist()
-    assert few.decision_weight == 8.0
-
-
-def test_a_decision_is_computed_in_fp32_under_autocast(
-    encoded: list[EncodedExample], tiny_model: LlamaForCausalLM
-) -> None:
-    part = micro(encoded, decision=1.0)
-    hidden = hidden_states(tiny_model, part.ids, part.layout, part.places).detach()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = decision_loss(hidden, part)
-    assert inside.dtype is torch.float32
-    assert torch.equal(inside, decision_loss(hidden, part))

@@ -157,6 +157,9 @@ def test_vocabulary_size_and_ids_of_the_control_pieces(tokenizer: Any) -> None:
         "[control_12]": 14,
         "[control_13]": 15,
         "[control_14]": 16,
+        "[control_15]": 17,
+        "[control_16]": 18,
+        "[control_17]": 19,
     }
 
 
@@ -230,8 +233,8 @@ def test_our_delimiters_are_put_on_a_foreign_tokenizer_as_special_tokens() -> No
     foreign.add_special_tokens({"additional_special_tokens": ["<x>"]})
     tokenizers.put_on(foreign, chat.JINJA)
     assert tokenizers.is_ours(foreign)
-    assert len(foreign) == 4 + 4
-    assert {*_DELIMITERS, "<x>", "<eos>"} <= set(foreign.all_special_tokens)
+    assert len(foreign) == 4 + 7
+    assert {*_DELIMITERS, *tokenizers.DECISIONS, "<x>", "<eos>"} <= set(foreign.all_special_tokens)
     assert foreign.chat_template == chat.JINJA
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,10 @@ from stentor.chat import SegmentTemplate
 from stentor.data.encode import EncodedExample, encode, with_rejected
 from stentor.data.examples import Example, Tally, conversation
 from stentor.data.softmax import choose, narrowed
-from stentor.data.stream import micro, micro_batches
+from stentor.data.stream import Emphasis, micro, micro_batches
 from stentor.generate import Engine
-from stentor.model.forward import hidden_states
 from stentor.recipe import SoftmaxPart
-from stentor.train.loop import decision_loss, token_loss
+from stentor.train.loop import token_loss
 from stentor.train.preference import log_odds, pair_weights, preference_loss
 from stentor.train.rejected import Drawn
 
@@ -44,21 +44,26 @@ def examples(template: SegmentTemplate) -> list[EncodedExample]:
     return with_rejected(encoded, template, system=SYSTEM, max_tokens=64)
 
 
-def test_decisions_count_in_the_gradient_of_a_preference(examples: list[EncodedExample]) -> None:
+def test_weights_count_in_the_gradient_of_a_preference_beside_the_odds(
+    examples: list[EncodedExample],
+) -> None:
     model = build_tiny_model()
     parameters = list(model.parameters())
-    part, plain = micro(examples, decision=4.0), micro(examples)
+    piece = examples[0].encoded.ids[examples[0].encoded.mask.index(1)]
+    part, plain = micro(examples, Emphasis(None, frozenset({piece}), 4.0)), micro(examples)
     objective = preference_loss(0.5)
     value, _ = objective(model, part)
     same, _ = objective(model, plain)
     torch.testing.assert_close(value, same)
-    hidden = hidden_states(model, part.ids, part.layout, part.places)
-    alone = torch.autograd.grad(decision_loss(hidden, part), parameters, allow_unused=True)
+    assert part.weights is not None
+    more = (part.weights == 4.0).float()
+    assert more.sum() == 1
+    alone, _ = token_loss(model, replace(plain, weights=more))
     both = torch.autograd.grad(value, parameters)
     words = torch.autograd.grad(same, parameters)
-    for whole, of_words, of_decision in zip(both, words, alone, strict=True):
-        other = torch.zeros_like(whole) if of_decision is None else of_decision
-        torch.testing.assert_close(whole, of_words + other, rtol=1e-4, atol=1e-4)
+    of_piece = torch.autograd.grad(alone, parameters)
+    for whole, of_words, of_one in zip(both, words, of_piece, strict=True):
+        torch.testing.assert_close(whole, of_words + 3 * of_one, rtol=1e-4, atol=1e-4)
 
 
 def orpo(model: Any, examples: list[EncodedExample], weight: float) -> Tensor:

@@ -9,9 +9,6 @@ from torch import Tensor
 
 from stentor.model.layout import Layout
 
-REFUSE, SUPPORT, ANSWER = 0, 1, 2
-"""What a reply to a prompt must be."""
-
 
 @dataclass(frozen=True)
 class Micro:
@@ -31,11 +28,6 @@ class Micro:
     """(K,) what is added to the logits of these pieces: one that was drawn stands for several."""
     weights: Tensor | None = None
     """(M,) how much each prediction counts in what is learned; None: all alike."""
-    decisions: Tensor | None = None
-    """(M,) where a last reply begins: what it must be (see REFUSE …); −1 elsewhere. None: not
-    learned from."""
-    decision_weight: float = 0.0
-    """How many tokens each of these counts as."""
     rows: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()
     """Supervised tokens of each sequence, where there are pairs."""
@@ -64,7 +56,6 @@ class Micro:
             vocabulary=move(self.vocabulary),
             offset=move(self.offset),
             weights=move(self.weights),
-            decisions=move(self.decisions),
         )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from stentor.chat import Encoded
-from stentor.data.batch import ANSWER, REFUSE, SUPPORT, Batch, Micro
+from stentor.data.batch import Batch, Micro
+from stentor.data.decisions import due
 from stentor.data.encode import EncodedExample
 from stentor.data.softmax import choose, narrowed, whole_from
 from stentor.errors import DataError
@@ -18,6 +20,32 @@ from stentor.model.layout import Span, lay_out
 from stentor.recipe import OpeningPart, SoftmaxPart
 
 _WORTH_A_LANE = 128  # tokens; fewer are done faster by all cores together
+
+
+@dataclass(frozen=True)
+class Emphasis:
+    """Which tokens of right replies count more in what is learned; reported losses are plain."""
+
+    opening: OpeningPart | None = None
+    pieces: frozenset[int] = frozenset()
+    """The ids of decisions …"""
+    weight: float = 1.0
+    """… and how often each counts."""
+
+    def weights(self, encoded: Encoded, learned: Sequence[int]) -> list[float]:
+        """How much each place of `learned` counts; each reply is a run of places."""
+        found: list[float] = []
+        run = 0
+        for before, place in zip([-1, *learned], learned, strict=False):
+            run = run + 1 if place == before + 1 else 1
+            if encoded.ids[place] in self.pieces:
+                found.append(self.weight)
+                run = 0  # the words begin after it
+            elif self.opening is not None and run <= self.opening.tokens:
+                found.append(self.opening.weight)
+            else:
+                found.append(1.0)
+        return found
 
 
 class ExampleStream:
@@ -33,21 +61,20 @@ class ExampleStream:
         seed: int,
         micro_tokens: int | None = None,
         lanes: int = 1,
-        opening: OpeningPart | None = None,
+        emphasis: Emphasis | None = None,
         softmax: SoftmaxPart | None = None,
         vocabulary: int = 0,
-        decision: float | None = None,
     ) -> None:
         """A step sees `batch` examples; at most `micro_batch` of them, and `micro_tokens` tokens
         (a prefix that they share counted once), are one of its parts. `lanes`: how many parts go
-        through the model at a time, in all processes together. `opening`, `decision`: see
+        through the model at a time, in all processes together. `emphasis`: see
         `micro`. `softmax`: over which of the `vocabulary` pieces it is taken; None: all."""
         if not examples:
             raise DataError("a phase has no examples; see stentor data show")
         self._examples = examples
         self._batch, self._micro, self._seed = batch, micro_batch, seed
         self._tokens, self._lanes = micro_tokens, lanes
-        self._opening, self._decision = opening, decision
+        self._emphasis = emphasis
         self.steps_per_epoch = math.ceil(len(examples) / batch)
         self.steps = self.steps_per_epoch * epochs
         self._pieces, self._whole_from = None, 0
@@ -62,11 +89,7 @@ class ExampleStream:
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))
         picked = [self._examples[i] for i in order[place * self._batch : (place + 1) * self._batch]]
         picked.sort(key=lambda e: e.length)
-        parts = list(
-            micro_batches(
-                picked, self._micro, self._tokens, self._lanes, self._opening, self._decision
-            )
-        )
+        parts = list(micro_batches(picked, self._micro, self._tokens, self._lanes, self._emphasis))
         if self._pieces is not None and step < self._whole_from:
             parts = narrowed(parts, self._pieces, [self._seed, 4, step])
         return Batch(tuple(parts), len(picked))
@@ -77,8 +100,7 @@ def micro_batches(
     size: int,
     tokens: int | None = None,
     lanes: int = 1,
-    opening: OpeningPart | None = None,
-    decision: float | None = None,
+    emphasis: Emphasis | None = None,
 ) -> Iterator[Micro]:
     """Examples in their order, at most `size` of them and about `tokens` tokens at a time.
 
@@ -95,31 +117,13 @@ def micro_batches(
     for example, own in zip(examples, weights, strict=True):
         full = len(chosen) == size or (tokens is not None and held + own > tokens)
         if chosen and (full or (before + own / 2) * parts > due * total):
-            yield micro(chosen, opening, decision)
+            yield micro(chosen, emphasis)
             chosen, held = [], 0
             due = max(due, int((before + own / 2) * parts / total)) + 1
         chosen.append(example)
         held, before = held + own, before + own
     if chosen:
-        yield micro(chosen, opening, decision)
-
-
-def _weights(due: Sequence[int], opening: OpeningPart) -> list[float]:
-    """How much each supervised place counts; each reply is a run of places."""
-    found: list[float] = []
-    run = 0
-    for before, place in zip([-1, *due], due, strict=False):
-        run = run + 1 if place == before + 1 else 1
-        found.append(opening.weight if run <= opening.tokens else 1.0)
-    return found
-
-
-def _due(example: EncodedExample) -> int | None:
-    """What its last reply must be; a plain document has none."""
-    kind, category = example.example.kind, example.example.category
-    if kind != "harmful":
-        return None if kind == "text" else ANSWER
-    return SUPPORT if category == "self_harm" else REFUSE
+        yield micro(chosen, emphasis)
 
 
 def _learned(example: EncodedExample) -> Any:
@@ -136,16 +140,8 @@ def _own(example: EncodedExample) -> int:
     return own
 
 
-def micro(
-    examples: Sequence[EncodedExample],
-    opening: OpeningPart | None = None,
-    decision: float | None = None,
-) -> Micro:
-    """One stream of the examples' tokens; a prefix that several share stands in it once.
-
-    `opening`: how much more the first tokens of their replies count; `decision`: as how many tokens
-    the choice of what to say counts, where the last one begins.
-    """
+def micro(examples: Sequence[EncodedExample], emphasis: Emphasis | None = None) -> Micro:
+    """One stream of the examples' tokens; a prefix that several share stands in it once."""
     spans: list[Span] = []
     ids: list[int] = []
     places: list[int] = []
@@ -154,10 +150,9 @@ def micro(
     weights: list[float] = []
     lengths: list[int] = []
     pairs: list[tuple[int, int]] = []
-    decisions: list[int] = []
 
-    def add(encoded: Encoded, kind: int | None) -> None:
-        """`kind`: what its last reply must be; None where its beginning decides nothing."""
+    def add(encoded: Encoded, *, plain: bool) -> None:
+        """`plain`: all its tokens count alike."""
         shared = encoded.system
         prefix = None
         if shared:
@@ -171,31 +166,24 @@ def micro(
         spans.append(Span(len(ids), len(encoded.ids) - shared, prefix))
         ids.extend(encoded.ids[shared:])
         # the token at i is predicted at i - 1; what is supervised never follows a prefix directly
-        due = [i for i in range(1, len(encoded.ids)) if encoded.mask[i]]
-        places.extend(base + i - 1 for i in due)
-        targets.extend(encoded.ids[i] for i in due)
-        lengths.append(len(due))
-        if opening is not None:
-            weights.extend([1.0] * len(due) if kind is None else _weights(due, opening))
-        if decision is not None:
-            decisions.extend([-1] * len(due))
-            if kind is not None:
-                begins = max(n for n, i in enumerate(due) if not encoded.mask[i - 1])
-                decisions[begins - len(due)] = kind
+        learned = [i for i in range(1, len(encoded.ids)) if encoded.mask[i]]
+        places.extend(base + i - 1 for i in learned)
+        targets.extend(encoded.ids[i] for i in learned)
+        lengths.append(len(learned))
+        if emphasis is not None:
+            weights.extend([1.0] * len(learned) if plain else emphasis.weights(encoded, learned))
 
     for example in examples:
-        add(example.encoded, _due(example))
+        add(example.encoded, plain=due(example.example) is None)
         if example.rejected is not None:
-            add(example.rejected, None)
+            add(example.rejected, plain=True)
             pairs.append((len(lengths) - 2, len(lengths) - 1))
     return Micro(
         ids=torch.tensor(ids),
         layout=lay_out(spans),
         places=torch.tensor(places),
         targets=torch.tensor(targets),
-        weights=torch.tensor(weights) if opening is not None else None,
-        decisions=torch.tensor(decisions) if decision is not None else None,
-        decision_weight=decision or 0.0,
+        weights=torch.tensor(weights) if emphasis is not None else None,
         rows=tuple(e.example.where for e in examples),
         lengths=tuple(lengths) if pairs else (),
         pairs=tuple(pairs),

@@ -91,7 +91,7 @@ def _facts(loaded: Any, kind: str, provenance: Provenance) -> dict[str, Any]:
         "marks": marks,
         # the tokenizer's own stop token first: it ends the replies of earlier turns
         "stops": [tokenizer.eos_token_id, *loaded.template.stop_ids - {tokenizer.eos_token_id}],
-        "controls": [*begin, *(i for pair in marks.values() for i in pair)],
+        "controls": sorted(loaded.template.controls - loaded.template.stop_ids),
         "layers": config.num_hidden_layers,
         "heads": config.num_key_value_heads,
         "size": getattr(config, "head_dim", None)

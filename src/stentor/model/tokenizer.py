@@ -33,7 +33,9 @@ USER_END: Final = "[/INST]"
 SYSTEM: Final = "[control_12]"
 SYSTEM_END: Final = "[control_13]"
 PAD: Final = "[control_14]"
-CONTROL_PIECES = (UNK, BOS, EOS, USER, USER_END, SYSTEM, SYSTEM_END, PAD)
+DECISIONS: Final = ("[control_15]", "[control_16]", "[control_17]")
+"""Before a reply, where the model has learned it: refusal, support or answer."""
+CONTROL_PIECES = (UNK, BOS, EOS, USER, USER_END, SYSTEM, SYSTEM_END, PAD, *DECISIONS)
 
 _NORMAL = 1  # the type of an ordinary piece in SentencePiece's ModelProto
 _SPACE = "▁"  # SentencePiece's mark for a space
@@ -154,11 +156,11 @@ def is_ours(tokenizer: Any) -> bool:
 
 
 def put_on(tokenizer: Any, chat_template: str) -> None:
-    """Add our delimiters to a foreign tokenizer, as special tokens, and our template."""
+    """Add our pieces to a foreign tokenizer, as special tokens, and our template."""
     if tokenizer.eos_token_id is None:
         raise ModelError("the tokenizer has no stop token (eos), which our template needs")
     tokenizer.add_special_tokens(
-        {"additional_special_tokens": list(DELIMITERS)}, replace_extra_special_tokens=False
+        {"additional_special_tokens": [*DELIMITERS, *DECISIONS]}, replace_extra_special_tokens=False
     )
     tokenizer.chat_template = chat_template
 

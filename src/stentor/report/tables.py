@@ -187,6 +187,10 @@ def hyperparameters(report: Figures) -> str:
         found = plan.get("opening")  # not in reports from before it
         return f"{found['tokens']} × {found['weight']:g}" if found else number(None, "g")
 
+    def decision(plan: dict[str, Any]) -> str:
+        found = plan.get("decision")
+        return f"{found['share']:.0%} × {found['weight']:g}" if found else number(None, "g")
+
     rows: list[tuple[str, Any]] = [
         ("epochs", lambda p: str(p["epochs"])),
         ("examples a step", lambda p: str(p["batch"])),
@@ -197,7 +201,7 @@ def hyperparameters(report: Figures) -> str:
         ("adapter's dropout", lambda p: f"{p['dropout']:g}"),
         ("averaging (EMA)", lambda p: number(p["ema"], "g")),
         ("preference weight", lambda p: number(p["preference"], "g")),
-        ("decision weight", lambda p: number(p.get("decision"), "g")),
+        ("decision pieces", decision),
         ("first tokens of a reply", opening),
     ]
     shown = table(["", *(p["name"] for p in plans)],

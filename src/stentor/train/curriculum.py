@@ -14,10 +14,11 @@ from torch import Tensor
 
 from stentor import assets
 from stentor.data import mix
+from stentor.data.decisions import with_decisions
 from stentor.data.encode import EncodedExample, with_rejected
 from stentor.data.files import write_json, write_rows
 from stentor.data.mix import Prepared
-from stentor.data.stream import ExampleStream
+from stentor.data.stream import Emphasis, ExampleStream
 from stentor.errors import CheckpointError, DataError, InputError
 from stentor.evaluate import loss as losses
 from stentor.evaluate import suites
@@ -103,6 +104,11 @@ class _Curriculum:
                 f"data.max_tokens: {recipe.data.max_tokens} are more than the {self.base.window} "
                 f"tokens that {recipe.model.base} can see; set it to {self.base.window} or less"
             )
+        if any(phase.decision for phase in recipe.phases) and not self.base.template.decisions:
+            raise InputError(
+                f"phases.decision: the template of {recipe.model.base} has no pieces for it; "
+                "remove it, or set model.template: stentor"
+            )
         self.data = mix.prepare(recipe.data, self.base.template, recipe.seed)
         self.course = mix.course(recipe, self.data)
         self.fingerprint = _fingerprint(recipe, self.data, self.base)
@@ -156,16 +162,24 @@ class _Curriculum:
             state = None
         if phase.preference is not None:
             examples = self._paired(number, phase, examples, begun=state is not None)
+        seed, pieces = recipe.seed * 1000 + number, self.base.template.decisions
+        if phase.decision is not None:
+            examples = with_decisions(
+                examples, pieces, share=phase.decision.share, window=self.base.window, seed=seed
+            )
+        emphasis = None
+        if phase.opening is not None or phase.decision is not None:
+            weight = phase.decision.weight if phase.decision else 1.0
+            emphasis = Emphasis(phase.opening, frozenset(pieces), weight)
         stream = ExampleStream(
             examples,
             batch=phase.batch,
             micro_batch=phase.micro_batch,
             epochs=phase.epochs,
-            seed=recipe.seed * 1000 + number,
+            seed=seed,
             micro_tokens=self._micro_tokens,
             lanes=self._lanes * self.machine.processes,
-            opening=phase.opening,
-            decision=phase.decision,
+            emphasis=emphasis,
             softmax=phase.softmax,
             vocabulary=self.base.model.config.vocab_size,
         )

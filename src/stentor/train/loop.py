@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -48,39 +47,13 @@ Objective = Callable[[Any, Micro], tuple[Tensor, Tensor]]
 def token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
     """Cross entropy in nats of the supervised tokens of a micro-batch: (sum, each (M,)).
 
-    Weights of tokens and decisions count in the sum's gradient, not in its value.
+    Weights of tokens count in the sum's gradient, not in its value.
     """
     hidden = hidden_states(model, part.ids, part.layout, part.places)
     total, each = head_loss(
         hidden, head_of(model, part), part.targets, offset=part.offset, token_weights=part.weights
     )
-    if part.weights is None and part.decisions is None:
-        return total, each
-    return valued(each.sum(), total + decision_loss(hidden, part)), each
-
-
-def decision_loss(hidden: Tensor, part: Micro) -> Tensor:
-    """The weighted sum of cross entropies of what each last reply must be; hidden (M, H).
-
-    Three fixed random directions stand for refusal, support and answer: the state is moved along
-    them, so nothing is added to the model or to what a checkpoint holds.
-    """
-    if part.decisions is None:
-        return hidden.new_zeros(())
-    places = (part.decisions >= 0).nonzero().squeeze(1)
-    due = part.decisions.index_select(0, places)
-    with torch.autocast(hidden.device.type, enabled=False):
-        states = hidden.index_select(0, places).float()
-        logits = states @ _directions(hidden.shape[-1]).to(hidden.device)
-        return part.decision_weight * functional.cross_entropy(logits, due, reduction="sum")
-
-
-@cache
-def _directions(width: int) -> Tensor:
-    """(width, 3), orthonormal: for REFUSE, SUPPORT and ANSWER."""
-    generator = torch.Generator().manual_seed(0)
-    directions: Tensor = torch.linalg.qr(torch.randn(width, 3, generator=generator)).Q
-    return directions
+    return total if part.weights is None else valued(each.sum(), total), each
 
 
 def head_of(model: Any, part: Micro) -> Tensor:

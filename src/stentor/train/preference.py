@@ -15,7 +15,7 @@ from torch.nn import functional
 from stentor.data.batch import Micro
 from stentor.model.forward import hidden_states
 from stentor.model.head import head_loss
-from stentor.train.loop import Objective, decision_loss, head_of, token_loss, valued
+from stentor.train.loop import Objective, head_of, token_loss, valued
 
 
 def preference_loss(weight: float) -> Objective:
@@ -24,7 +24,7 @@ def preference_loss(weight: float) -> Objective:
     The sum over a micro-batch is Σ over learned tokens of their cross entropy + weight · Σ over
     pairs of (tokens of the chosen reply) · −log σ(log odds(chosen) − log odds(rejected)), so that
     dividing by the learned tokens gives a mean in which a pair weighs as much as its reply.
-    Decisions count in the gradient alone.
+    Weights of tokens count in the gradient alone, and beside the odds.
     """
 
     def objective(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
@@ -35,11 +35,13 @@ def preference_loss(weight: float) -> Objective:
         with torch.no_grad():
             _, each = head_loss(hidden.detach(), head.detach(), part.targets, offset=part.offset)
         value, token_weights = pair_weights(each, part, weight)
+        if part.weights is not None:
+            token_weights = token_weights + (part.weights - 1)
         total, _ = head_loss(
             hidden, head, part.targets, offset=part.offset, token_weights=token_weights
         )
         # the gradient of the weighted sum is the objective's
-        return valued(value, total + decision_loss(hidden, part)), each
+        return valued(value, total), each
 
     return objective
 
