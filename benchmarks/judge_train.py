@@ -3,8 +3,8 @@
     python benchmarks/judge_train.py [--intent] [--errors] [--write]
 
 Learns from the bundled, hand-written training rows (a reply to a harmful prompt refuses, any other
-answers; pleas of people in pain are left out, because comfort answers them) and from the building
-half of the calibration pairs. The measuring half is never read. In this order:
+answers; of those about self-harm the prompts alone, because comfort may answer them) and from the
+building half of the calibration pairs. The measuring half is never read. In this order:
 
 1. `intent`: prompts of the kind `harmful` against all others (kept as it is without `--intent`).
 2. The classifier, on the replies that no rule decides: their words, and the numbers that
@@ -54,6 +54,8 @@ class Row:
     family: str
     finding: Finding | None
     pair: bool
+    plea: bool
+    """About self-harm: its reply teaches nothing of refusing."""
 
     @property
     def fold(self) -> int:
@@ -72,18 +74,21 @@ def rows() -> Iterator[Row]:
             if "kind" in row and "prompt" in row:
                 harmful = row["kind"] == "harmful"
                 family = f"mix {row['family']}"
-                if not (harmful and row["category"] == "self_harm"):
-                    yield _row(row["prompt"], row["response"], harmful, family, pair=False)
+                plea = harmful and row["category"] == "self_harm"
+                yield _row(row["prompt"], row["response"], harmful, family, plea=plea)
     for pair in pairs("building"):
         if pair.outcome in ("answer", *REFUSED) and speaks(pair.prompt, pair.response or ""):
             refuses = pair.outcome in REFUSED
             yield _row(pair.prompt, pair.response or "", refuses, pair.family, pair=True)
 
 
-def _row(prompt: str, response: str, refuses: bool, family: str, *, pair: bool) -> Row:
+def _row(
+    prompt: str, response: str, refuses: bool, family: str, *, pair: bool = False,
+    plea: bool = False,
+) -> Row:  # fmt: skip
     reply = read(response)
     parts = take_apart(prompt, reply)
-    return Row(prompt, reply, parts, refuses, family, by_rule(parts, reply), pair)
+    return Row(prompt, reply, parts, refuses, family, by_rule(parts, reply), pair, plea)
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,7 @@ def fit_intent(data: Sequence[Row]) -> Model:
 
 def fit_replies(data: Sequence[Row], x: np.ndarray) -> Model:
     """The classifier, on the replies that no rule decides."""
-    chosen = [n for n, r in enumerate(data) if r.finding is None]
+    chosen = [n for n, r in enumerate(data) if r.finding is None and not r.plea]
     return fit(
         [judge_words.reply_terms(data[n].words) for n in chosen],
         x[chosen],
@@ -176,7 +181,10 @@ def validate(data: Sequence[Row], x: np.ndarray, errors: bool) -> None:
                 guess[n] = 1 / (1 + np.exp(-score))
     y = np.array([r.refuses for r in data])
     wrong = (guess > 0.5) != y
-    for name, chosen in (("pairs", [r.pair for r in data]), ("rows", [not r.pair for r in data])):
+    for name, chosen in (
+        ("pairs", [r.pair for r in data]),
+        ("rows", [not r.pair and not r.plea for r in data]),
+    ):
         mask = np.array(chosen)
         value = kappa(y[mask].tolist(), (guess[mask] > 0.5).tolist())
         print(
