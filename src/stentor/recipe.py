@@ -242,6 +242,9 @@ class PhasePart(Part):
     """Whether the first tokens of each reply count more; null: all count alike."""
     decision: DecisionPart | None = None
     """Whether replies begin with a piece that says what they are; null: with their words."""
+    unlikelihood: Annotated[float, Field(gt=0)] | None = None
+    """How much it counts that a reply's next piece is not one that it holds already, so that it
+    does not go in circles (unlikelihood training, Welleck et al. 2020); null: not at all."""
     ema: Fraction | None = None
     """Decay of the moving average of the weights: min(ema, (1 + t) / (10 + t))."""
     evaluate_every: Positive | None = None
@@ -392,11 +395,11 @@ def disagreements(recipe: Mapping[str, Any]) -> list[str]:
             problems.append(
                 f"phases.{number}.rejected: it needs preference, the weight of the odds"
             )
-        if phase.get("preference") is not None and plain:
-            problems.append(
-                f"phases.{number}.preference: there is no plain forward of it; "
-                "set train.forward to auto"
-            )
+        problems += [
+            f"phases.{number}.{name}: there is no plain forward of it; set train.forward to auto"
+            for name in ("preference", "unlikelihood")
+            if phase.get(name) is not None and plain
+        ]
         if phase.get("preference") is not None and phase.get("opening") is not None:
             problems.append(f"phases.{number}.opening: odds are those of whole replies; remove it")
         has_adapter = recipe.get("adapter", ...) is not None

@@ -11,12 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
+from conftest import build_tiny_model
 from stentor.chat import Encoded, SegmentTemplate
 from stentor.data.batch import Batch, Micro
 from stentor.data.encode import EncodedExample, encode
 from stentor.data.examples import Example, Tally, conversation
+from stentor.data.softmax import choose, narrowed
 from stentor.data.stream import Emphasis, ExampleStream, micro, micro_batches
 from stentor.errors import DataError
+from stentor.model.forward import hidden_states
 from stentor.recipe import OpeningPart, SoftmaxPart
 from stentor.train.loop import Objective, plain_token_loss, token_loss
 
@@ -229,7 +232,7 @@ def tensors(part: Micro) -> dict[str, Any]:
 
 
 def test_all_tensors_of_a_micro_batch_move_to_the_device(encoded: list[EncodedExample]) -> None:
-    part = micro(encoded, Emphasis(OpeningPart()))
+    part = micro(encoded, Emphasis(OpeningPart(), unlikelihood=0.5))
     moved = part.to(torch.device("meta"))
     assert {t.device.type for t in tensors(moved).values()} == {"meta"}
     assert {n: t.shape for n, t in tensors(moved).items()} == {
@@ -297,3 +300,61 @@ def test_an_opening_counts_in_the_gradient_and_not_in_the_reported_loss(
         for w in (1.0, 4.0)
     ]
     torch.testing.assert_close(gradient(value), alone[0] + 4 * alone[1], rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_reply_has_said_is_made_unlikely_where_it_says_something_else(
+    template: SegmentTemplate, tiny_model: LlamaForCausalLM
+) -> None:
+    turns = [("Sing.", "La la lo."), ("More?", "La.")]
+    messages = [
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    rows = [
+        Example(tuple(messages), "benign", "f:1"),
+        Example(({"role": "text", "content": "Rain and rain."},), "text", "f:2"),
+    ]
+    both = encode(rows, "s", template, system=None, max_tokens=384, tally=Tally())
+    part = micro(both, Emphasis(unlikelihood=0.5))
+    assert part.spoken is not None and part.unlikelihood == 0.5
+    targets, said = part.targets.tolist(), part.spoken.tolist()
+    before: list[int] = []
+    for place, target in enumerate(targets[: both[0].encoded.supervised]):
+        assert {i for i in said[place] if i >= 0} == {*before} - {target}
+        before = [] if target == 2 else [*before, target]  # a reply ends with its stop token
+    assert {i for row in said[both[0].encoded.supervised :] for i in row} == {-1}
+    pieces = choose(SoftmaxPart(frequent=20, sampled=10), part.targets.numpy(), 32_768)
+    assert pieces is not None
+    (few,) = narrowed([part], pieces, [1, 2])
+    assert few.spoken is not None and few.vocabulary is not None
+    for mine, theirs in zip(few.spoken.tolist(), said, strict=True):
+        assert [-1 if i < 0 else int(few.vocabulary[i]) for i in mine] == theirs
+    value, each = token_loss(tiny_model, part)
+    torch.testing.assert_close(value, each.sum())
+    assert micro(both, Emphasis(OpeningPart())).spoken is None
+
+
+def test_a_model_that_learns_with_unlikelihood_goes_in_circles_less(
+    template: SegmentTemplate,
+) -> None:
+    rows = [conversation(f"Say {w}.", f"Well, {w} it is.", "benign", w) for w in ("up", "down")]
+    encoded = encode(rows, "s", template, system=None, max_tokens=99, tally=Tally())
+
+    def repeated(unlikelihood: float) -> float:
+        """The probability of what was said already, after a few steps."""
+        model = build_tiny_model()
+        part = micro(encoded, Emphasis(unlikelihood=unlikelihood) if unlikelihood else None)
+        said = micro(encoded, Emphasis(unlikelihood=1.0)).spoken
+        assert said is not None
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.3)
+        for _ in range(10):
+            optimiser.zero_grad()
+            (token_loss(model, part)[0] / part.supervised).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        with torch.no_grad():
+            states = hidden_states(model, part.ids, part.layout, part.places)
+            p = (states @ model.lm_head.weight.T).softmax(-1).gather(1, said.clamp(min=0))
+        return float(p[said >= 0].sum())
+
+    assert repeated(2.0) < repeated(0.0)

@@ -357,6 +357,33 @@ def test_head_loss_equals_cross_entropy_in_value_and_gradients(
     torch.testing.assert_close(weight.grad, weight2.grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk", [7, 256])
+@pytest.mark.parametrize("weighed", [False, True])
+def test_unlikelihood_is_in_the_gradients_and_not_in_the_value(
+    scored: Callable[[], tuple[Tensor, Tensor, Tensor]], chunk: int, weighed: bool
+) -> None:
+    hidden, weight, targets = scored()
+    count = torch.arange(23) % 4
+    unwanted = (targets[:, None] + torch.tensor([3, 11, 40])) % 97
+    unwanted[torch.arange(3) >= count[:, None]] = -1
+    weights = torch.linspace(0.5, 3, 23) if weighed else None
+    total, each = head_loss(
+        hidden, weight, targets, token_weights=weights, unwanted=unwanted, unlikelihood=0.7,
+        chunk=chunk,
+    )  # fmt: skip
+    total.backward()
+    hidden2, weight2, _ = scored()
+    logits = hidden2 @ weight2.T
+    losses = functional.cross_entropy(logits, targets, reduction="none")
+    plain = (losses * (1.0 if weights is None else weights)).sum()
+    p = logits.softmax(-1).gather(1, unwanted.clamp(min=0)).clamp(max=0.99)
+    (plain - 0.7 * torch.log1p(-p)[unwanted >= 0].sum()).backward()
+    torch.testing.assert_close(total, plain)
+    torch.testing.assert_close(each, losses)
+    torch.testing.assert_close(hidden.grad, hidden2.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(weight.grad, weight2.grad, rtol=1e-4, atol=1e-5)
+
+
 def test_under_autocast_the_head_multiplies_in_bf16_and_gives_gradients_in_fp32(
     scored: Callable[[], tuple[Tensor, Tensor, Tensor]],
 ) -> None:

@@ -28,6 +28,11 @@ class Micro:
     """(K,) what is added to the logits of these pieces: one that was drawn stands for several."""
     weights: Tensor | None = None
     """(M,) how much each prediction counts in what is learned; None: all alike."""
+    spoken: Tensor | None = None
+    """(M, C) what each reply has said before a place and does not say there, the latest last; −1
+    where that is less than C. Counted as in `vocabulary`."""
+    unlikelihood: float = 0.0
+    """How much making these unlikely counts in what is learned."""
     rows: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()
     """Supervised tokens of each sequence, where there are pairs."""
@@ -56,6 +61,7 @@ class Micro:
             vocabulary=move(self.vocabulary),
             offset=move(self.offset),
             weights=move(self.weights),
+            spoken=move(self.spoken),
         )
 
 

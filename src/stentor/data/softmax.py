@@ -91,8 +91,13 @@ def _narrowed(part: Micro, pieces: Pieces, seed: Sequence[int] | None) -> Micro:
         at = np.searchsorted(vocabulary, extra)
         vocabulary = np.insert(vocabulary, at, extra)
         offset = None if offset is None else np.insert(offset, at, 0.0)
+    spoken = part.spoken  # all of it is due somewhere in the same micro-batch
+    if spoken is not None:
+        said = spoken.numpy()
+        spoken = torch.from_numpy(np.where(said < 0, -1, np.searchsorted(vocabulary, said)))
     return replace(
         part,
+        spoken=spoken,
         targets=torch.from_numpy(np.searchsorted(vocabulary, due)),
         vocabulary=torch.from_numpy(vocabulary),
         offset=None if offset is None else torch.from_numpy(offset),

@@ -22,6 +22,10 @@ from stentor.recipe import OpeningPart, SoftmaxPart
 _WORTH_A_LANE = 128  # tokens; fewer are done faster by all cores together
 
 
+_REMEMBERED = 32
+"""How many pieces of a reply are made unlikely at a later place of it, the latest."""
+
+
 @dataclass(frozen=True)
 class Emphasis:
     """Which tokens of right replies count more in what is learned; reported losses are plain."""
@@ -31,6 +35,8 @@ class Emphasis:
     """The ids of decisions …"""
     weight: float = 1.0
     """… and how often each counts."""
+    unlikelihood: float = 0.0
+    """How much it counts that what a reply has said already is unlikely elsewhere in it."""
 
     def weights(self, encoded: Encoded, learned: Sequence[int]) -> list[float]:
         """How much each place of `learned` counts; each reply is a run of places."""
@@ -45,6 +51,20 @@ class Emphasis:
                 found.append(self.opening.weight)
             else:
                 found.append(1.0)
+        return found
+
+    @staticmethod
+    def spoken(encoded: Encoded, learned: Sequence[int]) -> list[list[int]]:
+        """For each place of `learned` the pieces that its reply holds before it, but its own."""
+        found: list[list[int]] = []
+        said: dict[int, None] = {}  # in the order in which they were said last
+        for before, place in zip([-1, *learned], learned, strict=False):
+            if place != before + 1:
+                said = {}
+            piece = encoded.ids[place]
+            said.pop(piece, None)
+            found.append([*said][-_REMEMBERED:])
+            said[piece] = None
         return found
 
 
@@ -148,6 +168,7 @@ def micro(examples: Sequence[EncodedExample], emphasis: Emphasis | None = None) 
     targets: list[int] = []
     prefixes: dict[tuple[int, ...], int] = {}
     weights: list[float] = []
+    spoken: list[list[int]] = []
     lengths: list[int] = []
     pairs: list[tuple[int, int]] = []
 
@@ -172,18 +193,24 @@ def micro(examples: Sequence[EncodedExample], emphasis: Emphasis | None = None) 
         lengths.append(len(learned))
         if emphasis is not None:
             weights.extend([1.0] * len(learned) if plain else emphasis.weights(encoded, learned))
+            spoken.extend([] if plain else s for s in emphasis.spoken(encoded, learned))
 
     for example in examples:
         add(example.encoded, plain=due(example.example) is None)
         if example.rejected is not None:
             add(example.rejected, plain=True)
             pairs.append((len(lengths) - 2, len(lengths) - 1))
+    widest = max(map(len, spoken), default=0)
+    said = [s + [-1] * (widest - len(s)) for s in spoken]
+    unlikelihood = emphasis.unlikelihood if emphasis is not None and widest else 0.0
     return Micro(
         ids=torch.tensor(ids),
         layout=lay_out(spans),
         places=torch.tensor(places),
         targets=torch.tensor(targets),
         weights=torch.tensor(weights) if emphasis is not None else None,
+        spoken=torch.tensor(said) if unlikelihood else None,
+        unlikelihood=unlikelihood,
         rows=tuple(e.example.where for e in examples),
         lengths=tuple(lengths) if pairs else (),
         pairs=tuple(pairs),

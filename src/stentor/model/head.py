@@ -24,6 +24,8 @@ class _HeadLoss(torch.autograd.Function):
         targets: Tensor,
         offset: Tensor | None,
         token_weights: Tensor | None,
+        unwanted: Tensor | None,
+        unlikelihood: float,
         chunk: int,
         compute: torch.dtype,
         learns: bool,
@@ -55,10 +57,16 @@ class _HeadLoss(torch.autograd.Function):
             losses[part] = (top.float() - at_target.float() + log_total).squeeze(1)
             if grad_hidden is None and grad_weight is None:
                 continue
-            ones = torch.ones_like(wanted[:, None], dtype=probabilities.dtype)
-            probabilities.scatter_add_(1, wanted[:, None], -ones)
+            scale = torch.ones_like(wanted[:, None], dtype=probabilities.dtype)
             if token_weights is not None:
-                probabilities.mul_(token_weights[part, None])
+                scale = scale * token_weights[part, None]
+            if unwanted is not None:
+                odds = _odds(probabilities, unwanted[part]) * unlikelihood
+                probabilities.mul_(scale - odds.sum(1, keepdim=True))
+                probabilities.scatter_add_(1, unwanted[part].clamp(min=0), odds)
+            elif token_weights is not None:
+                probabilities.mul_(scale)
+            probabilities.scatter_add_(1, wanted[:, None], -scale)
             probabilities = probabilities.to(compute)
             if grad_hidden is not None:
                 grad_hidden[part] = probabilities @ head
@@ -78,8 +86,14 @@ class _HeadLoss(torch.autograd.Function):
         return (
             None if grad_hidden is None else grad_hidden * scale,
             None if grad_weight is None else grad_weight * scale,
-            *[None] * 6,
+            *[None] * 8,
         )
+
+
+def _odds(probabilities: Tensor, pieces: Tensor) -> Tensor:
+    """p / (1 − p) of each of `pieces` (M, C); 0 where there is none (−1)."""
+    p = probabilities.gather(1, pieces.clamp(min=0)).clamp_(max=0.99)
+    return (p / (1 - p)).masked_fill_(pieces < 0, 0.0)
 
 
 def head_loss(
@@ -89,19 +103,24 @@ def head_loss(
     *,
     offset: Tensor | None = None,
     token_weights: Tensor | None = None,
+    unwanted: Tensor | None = None,
+    unlikelihood: float = 0.0,
     chunk: int = 256,
 ) -> tuple[Tensor, Tensor]:
     """(sum, each) of the cross entropies in nats of predicting `targets` (M,).
 
     hidden (M, H): normalised states at the supervised places; weight (V, H): the head;
     offset (V,): added to the logits; token_weights (M,): of each in the sum (1). Only the sum
-    carries a gradient. Under autocast to bfloat16 the products are in it, the softmax is not.
+    carries a gradient; into it, but not into the value, goes `unlikelihood` times the sum of
+    −log(1 − p) of the pieces in `unwanted` (M, C), −1 where a row has fewer. Under autocast to
+    bfloat16 the products are in it, the softmax is not.
     """
     device, compute = hidden.device.type, hidden.dtype
     if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.bfloat16:
         compute = torch.bfloat16  # not float16: gradients are formed here, before they are scaled
     with torch.autocast(device, enabled=False):
         out: tuple[Tensor, Tensor] = _HeadLoss.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, targets, offset, token_weights, chunk, compute, torch.is_grad_enabled()
-        )
+            hidden, weight, targets, offset, token_weights, unwanted, unlikelihood, chunk, compute,
+            torch.is_grad_enabled(),
+        )  # fmt: skip
     return out

@@ -203,6 +203,7 @@ def hyperparameters(report: Figures) -> str:
         ("preference weight", lambda p: number(p["preference"], "g")),
         ("decision pieces", decision),
         ("first tokens of a reply", opening),
+        ("unlikelihood", lambda p: number(p.get("unlikelihood"), "g")),
     ]
     shown = table(["", *(p["name"] for p in plans)],
                   [[label, *(get(p) for p in plans)] for label, get in rows])  # fmt: skip

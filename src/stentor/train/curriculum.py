@@ -168,9 +168,9 @@ class _Curriculum:
                 examples, pieces, share=phase.decision.share, window=self.base.window, seed=seed
             )
         emphasis = None
-        if phase.opening is not None or phase.decision is not None:
+        if phase.opening or phase.decision or phase.unlikelihood:
             weight = phase.decision.weight if phase.decision else 1.0
-            emphasis = Emphasis(phase.opening, frozenset(pieces), weight)
+            emphasis = Emphasis(phase.opening, frozenset(pieces), weight, phase.unlikelihood or 0.0)
         stream = ExampleStream(
             examples,
             batch=phase.batch,
@@ -407,7 +407,7 @@ def _fixed(recipe: Recipe) -> dict[str, Any]:
     if fixed["joined"] is None:  # checkpoints of runs from before these fields fit as well
         fixed.pop("joined")
     for phase in fixed["phases"]:
-        for name in ("rejected", "decision"):
+        for name in ("rejected", "decision", "unlikelihood"):
             if not phase[name]:
                 phase.pop(name)
     for source in fixed["data"]["sources"].values():

@@ -47,12 +47,13 @@ Objective = Callable[[Any, Micro], tuple[Tensor, Tensor]]
 def token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
     """Cross entropy in nats of the supervised tokens of a micro-batch: (sum, each (M,)).
 
-    Weights of tokens count in the sum's gradient, not in its value.
+    Weights of tokens and unlikelihood count in the sum's gradient, not in its value.
     """
     hidden = hidden_states(model, part.ids, part.layout, part.places)
     total, each = head_loss(
-        hidden, head_of(model, part), part.targets, offset=part.offset, token_weights=part.weights
-    )
+        hidden, head_of(model, part), part.targets, offset=part.offset, token_weights=part.weights,
+        unwanted=part.spoken, unlikelihood=part.unlikelihood,
+    )  # fmt: skip
     return total if part.weights is None else valued(each.sum(), total), each
 
 

@@ -24,7 +24,7 @@ def preference_loss(weight: float) -> Objective:
     The sum over a micro-batch is Σ over learned tokens of their cross entropy + weight · Σ over
     pairs of (tokens of the chosen reply) · −log σ(log odds(chosen) − log odds(rejected)), so that
     dividing by the learned tokens gives a mean in which a pair weighs as much as its reply.
-    Weights of tokens count in the gradient alone, and beside the odds.
+    Weights of tokens and unlikelihood count in the gradient alone, beside the odds.
     """
 
     def objective(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
@@ -38,8 +38,9 @@ def preference_loss(weight: float) -> Objective:
         if part.weights is not None:
             token_weights = token_weights + (part.weights - 1)
         total, _ = head_loss(
-            hidden, head, part.targets, offset=part.offset, token_weights=token_weights
-        )
+            hidden, head, part.targets, offset=part.offset, token_weights=token_weights,
+            unwanted=part.spoken, unlikelihood=part.unlikelihood,
+        )  # fmt: skip
         # the gradient of the weighted sum is the objective's
         return valued(value, total), each
 
