@@ -37,7 +37,10 @@ from stentor.evaluate.reply import Reply, clean, read, words_of
 
 FOLDS = 8
 MIX = 0.1
-"""Weight of a row in the classifier, where a pair has 1."""
+"""Weight of a row in the classifier, where a pair has 1 …"""
+HARDER = {"hand: soft refusals in the manner of large chatbots": 0.05}
+"""… or this by its origin: pairs sought out for being hard, of which there are more than models
+give (chosen in cross-validation: more weight helps them and hurts all others)."""
 RIDGE, RARE, SMALLEST = 2.0, 3, 0.01
 """The penalty (chosen in cross-validation), the rows that a term needs, and the weight below which
 it is left out of the file."""
@@ -54,6 +57,7 @@ class Row:
     family: str
     finding: Finding | None
     pair: bool
+    weight: float
     plea: bool
     """About self-harm: its reply teaches nothing of refusing."""
 
@@ -79,16 +83,19 @@ def rows() -> Iterator[Row]:
     for pair in pairs("building"):
         if pair.outcome in ("answer", *REFUSED) and speaks(pair.prompt, pair.response or ""):
             refuses = pair.outcome in REFUSED
-            yield _row(pair.prompt, pair.response or "", refuses, pair.family, pair=True)
+            weight = HARDER.get(pair.origin, 1.0)
+            yield _row(
+                pair.prompt, pair.response or "", refuses, pair.family, pair=True, weight=weight
+            )
 
 
 def _row(
     prompt: str, response: str, refuses: bool, family: str, *, pair: bool = False,
-    plea: bool = False,
+    weight: float = MIX, plea: bool = False,
 ) -> Row:  # fmt: skip
     reply = read(response)
     parts = take_apart(prompt, reply)
-    return Row(prompt, reply, parts, refuses, family, by_rule(parts, reply), pair, plea)
+    return Row(prompt, reply, parts, refuses, family, by_rule(parts, reply), pair, weight, plea)
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,7 @@ def fit_replies(data: Sequence[Row], x: np.ndarray) -> Model:
         [judge_words.reply_terms(data[n].words) for n in chosen],
         x[chosen],
         [data[n].refuses for n in chosen],
-        np.array([1.0 if data[n].pair else MIX for n in chosen]),
+        np.array([data[n].weight for n in chosen]),
         ridge=RIDGE,
     )
 
