@@ -401,6 +401,8 @@ def test_decisions_need_all_weights() -> None:
     )
     decision = load(SMALL, Recipe, changes).phases[1].decision
     assert decision is not None and decision.weight == 8 and decision.share == 0.9
+    assert decision.weights() == (8, 8, 8)
+    assert decision.model_copy(update={"refusals": 1.5}).weights() == (12, 12, 8)
 
 
 def test_a_preference_phase_has_no_weighted_opening() -> None:

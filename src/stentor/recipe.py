@@ -204,8 +204,15 @@ class DecisionPart(Part):
 
     weight: Annotated[float, Field(gt=0)] = 8.0
     """How often the piece counts in the loss that is learned from; reported losses are plain."""
+    refusals: Annotated[float, Field(gt=0)] = 1.0
+    """How much more those of refusal and support count than those of answers: above 1 the model
+    refuses more of what is harmful, and of what is not."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Of the rows, how many get it; the others keep up how a reply begins without."""
+
+    def weights(self) -> tuple[float, float, float]:
+        """How often the pieces of refusal, support and answer count."""
+        return (self.weight * self.refusals, self.weight * self.refusals, self.weight)
 
 
 class PhasePart(Part):

@@ -103,7 +103,7 @@ def test_no_piece_is_put_where_the_window_is_full(template: SegmentTemplate) -> 
 def test_a_decision_counts_apart_from_the_opening_that_follows_it(
     template: SegmentTemplate,
 ) -> None:
-    emphasis = Emphasis(OpeningPart(tokens=2, weight=3.0), frozenset(template.decisions), 8.0)
+    emphasis = Emphasis(OpeningPart(tokens=2, weight=3.0), dict.fromkeys(template.decisions, 8.0))
     part = micro(decided(template, ROWS), emphasis)
     assert part.weights is not None
     learned = zip(part.targets.tolist(), part.weights.tolist(), strict=True)

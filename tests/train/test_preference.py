@@ -50,7 +50,7 @@ def test_weights_count_in_the_gradient_of_a_preference_beside_the_odds(
     model = build_tiny_model()
     parameters = list(model.parameters())
     piece = examples[0].encoded.ids[examples[0].encoded.mask.index(1)]
-    part, plain = micro(examples, Emphasis(None, frozenset({piece}), 4.0)), micro(examples)
+    part, plain = micro(examples, Emphasis(None, {piece: 4.0})), micro(examples)
     objective = preference_loss(0.5)
     value, _ = objective(model, part)
     same, _ = objective(model, plain)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,10 +31,8 @@ class Emphasis:
     """Which tokens of right replies count more in what is learned; reported losses are plain."""
 
     opening: OpeningPart | None = None
-    pieces: frozenset[int] = frozenset()
-    """The ids of decisions …"""
-    weight: float = 1.0
-    """… and how often each counts."""
+    pieces: Mapping[int, float] = field(default_factory=dict)
+    """The ids of decisions, and how often each counts."""
     unlikelihood: float = 0.0
     """How much it counts that what a reply has said already is unlikely elsewhere in it."""
 
@@ -44,8 +42,8 @@ class Emphasis:
         run = 0
         for before, place in zip([-1, *learned], learned, strict=False):
             run = run + 1 if place == before + 1 else 1
-            if encoded.ids[place] in self.pieces:
-                found.append(self.weight)
+            if (weight := self.pieces.get(encoded.ids[place])) is not None:
+                found.append(weight)
                 run = 0  # the words begin after it
             elif self.opening is not None and run <= self.opening.tokens:
                 found.append(self.opening.weight)

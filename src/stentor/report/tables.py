@@ -189,7 +189,11 @@ def hyperparameters(report: Figures) -> str:
 
     def decision(plan: dict[str, Any]) -> str:
         found = plan.get("decision")
-        return f"{found['share']:.0%} × {found['weight']:g}" if found else number(None, "g")
+        return (
+            f"{found['share']:.0%} × {found['weight']:g} (refusals × {found['refusals']:g})"
+            if found
+            else number(None, "g")
+        )
 
     rows: list[tuple[str, Any]] = [
         ("epochs", lambda p: str(p["epochs"])),

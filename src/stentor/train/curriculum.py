@@ -169,8 +169,9 @@ class _Curriculum:
             )
         emphasis = None
         if phase.opening or phase.decision or phase.unlikelihood:
-            weight = phase.decision.weight if phase.decision else 1.0
-            emphasis = Emphasis(phase.opening, frozenset(pieces), weight, phase.unlikelihood or 0.0)
+            decision = phase.decision
+            counts = dict(zip(pieces, decision.weights(), strict=True)) if decision else {}
+            emphasis = Emphasis(phase.opening, counts, phase.unlikelihood or 0.0)
         stream = ExampleStream(
             examples,
             batch=phase.batch,
