@@ -1,7 +1,8 @@
 """Writes what the documentation takes from the code and from runs; nothing of it is typed.
 
     python docs/generate.py            writes docs/reference/ and the figures in README and docs
-    python docs/generate.py RUN NAME   first keeps a run's report as docs/runs/NAME.json
+    python docs/generate.py RUN NAME   first keeps a run's report as docs/runs/NAME.json, and 100
+                                       of its replies, drawn by rule, as docs/runs/NAME.md
 
 A page takes figures from a kept report between two comments:
 
@@ -30,7 +31,7 @@ from pydantic_core import PydanticUndefined
 
 from stentor import cli, recipe
 from stentor.report import limits, tables
-from stentor.report.card import read_report
+from stentor.report.card import read_records, read_report, samples
 from stentor.sweep import plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -357,6 +358,10 @@ def main() -> None:
         kept = json.dumps(read_report(run), ensure_ascii=False, indent=1) + "\n"
         (DOCS / "runs").mkdir(exist_ok=True)
         (DOCS / "runs" / f"{name}.json").write_text(kept, encoding="utf-8")
+        if records := read_records(run):
+            text = samples(records, {"benign": 50, "borderline": 30, "harmful": 20})
+            page = DOCS / "runs" / f"{name}.md"
+            page.write_text(f"# Replies of {name}\n\n{text}\n", encoding="utf-8")
     elif len(sys.argv) != 1:
         raise SystemExit(__doc__)
     for page, text in pages().items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ print(tokenizer.decode(outputs[0, inputs["input_ids"].shape[1]:], skip_special_t
 ```"""
 _SYSTEM_LINE = """
     {"role": "system", "content": model.generation_config.system},"""
-_SAMPLES = (("benign", 3), ("borderline", 2), ("harmful", 3))
+_SAMPLES = {"benign": 3, "borderline": 2, "harmful": 3}
 HERE = "model"
 """Where the quick start of a run's own card finds the model: the folder beside the card."""
 
@@ -147,13 +147,13 @@ def quick_start(recipe: dict[str, Any], place: str) -> str:
     return _QUICK_START.format(place=place, system=system, choice=choice, **settings)
 
 
-def samples(records: Sequence[Record]) -> str:
-    """Greedy replies drawn by rule: nobody picked them."""
+def samples(records: Sequence[Record], counts: Mapping[str, int] = _SAMPLES) -> str:
+    """Greedy replies drawn by rule, so many of each kind: nobody picked them."""
     lines = [
         "Greedy replies, not picked: of each kind of prompt those whose text has the lowest "
         "SHA-256."
     ]
-    for kind, count in _SAMPLES:
+    for kind, count in counts.items():
         greedy = [r for r in records if r.sample == 0 and r.kind == kind]
         greedy.sort(key=lambda r: hashlib.sha256(r.prompt.encode()).digest())
         for record in greedy[:count]:
