@@ -358,9 +358,10 @@ def main() -> None:
         kept = json.dumps(read_report(run), ensure_ascii=False, indent=1) + "\n"
         (DOCS / "runs").mkdir(exist_ok=True)
         (DOCS / "runs" / f"{name}.json").write_text(kept, encoding="utf-8")
+        page = DOCS / "runs" / f"{name}.md"
+        page.unlink(missing_ok=True)
         if records := read_records(run):
             text = samples(records, {"benign": 50, "borderline": 30, "harmful": 20})
-            page = DOCS / "runs" / f"{name}.md"
             page.write_text(f"# Replies of {name}\n\n{text}\n", encoding="utf-8")
     elif len(sys.argv) != 1:
         raise SystemExit(__doc__)

@@ -394,8 +394,10 @@ def test_a_preference_phase_has_no_plain_forward() -> None:
 
 
 def test_decisions_need_all_weights() -> None:
-    changes = ("phases.1.decision.weight=8", "adapter=null")
+    changes = ("phases.1.decision.weight=8", "phases.1.keep=last", "adapter=null")
     assert problems(SMALL, Recipe, changes[:1]) == (
+        "phases.1.keep: the held-out loss is taken without the pieces of decision, so its lowest "
+        "is where they are learned least; set keep: last",
         "phases.1.decision: an adapter leaves the embedding of its pieces as it is; "
         "set adapter: null",
     )

@@ -141,6 +141,12 @@ def _check_prompt(messages: Sequence[Message]) -> None:
         raise DataError("the last message is the assistant's; add the user's next one")
 
 
+def added_pieces(tokenizer: Any) -> dict[int, Any]:
+    """Id → piece (tokenizers.AddedToken) of what was added to a tokenizer's vocabulary."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend.get_added_tokens_decoder() if backend is not None else {}
+
+
 def _encoder(tokenizer: Any, *, controls: bool) -> Any:
     """A copy of what a tokenizer encodes with; `controls`: text may spell its special pieces.
 
@@ -178,8 +184,10 @@ class SegmentTemplate:
         bos = tokenizer.bos_token_id
         self._begin = [] if bos is None else [bos]
         marks = [i for pair in self._marks.values() for i in pair]
+        # special ones only: others are shown to readers by programs that skip special tokens
+        special = {i for i, p in added_pieces(tokenizer).items() if p.special}
         known = [number(piece) for piece in pieces.DECISIONS]
-        self.decisions = () if {None, tokenizer.unk_token_id} & {*known} else tuple(known)
+        self.decisions = tuple(known) if special.issuperset(known) else ()
         self.controls = frozenset([*self._begin, *marks, *self.decisions, self._eos])
         self.stop_ids = frozenset({self._eos})
         # nobody sets that of Pieces anew

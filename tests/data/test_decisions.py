@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from tokenizers import Tokenizer
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from stentor.chat import SegmentTemplate
-from stentor.data.decisions import begun_with, with_decisions
+from stentor.data.decisions import with_decisions
 from stentor.data.encode import EncodedExample, encode, with_rejected
 from stentor.data.examples import Example, Tally, conversation
 from stentor.data.stream import Emphasis, micro
+from stentor.model.tokenizer import DECISIONS
 from stentor.recipe import OpeningPart
 from stentor.train.loop import token_loss
+from stentor.train.rejected import refuses
 
 REFUSE, SUPPORT, ANSWER = 17, 18, 19  # the ids of [control_15] to [control_17]
 
@@ -42,8 +47,10 @@ def encoded(template: SegmentTemplate, rows: list[Example]) -> list[EncodedExamp
 def decided(
     template: SegmentTemplate, rows: list[Example], *, share: float = 1.0, window: int = 512
 ) -> list[EncodedExample]:
-    pieces = template.decisions
-    return with_decisions(encoded(template, rows), pieces, share=share, window=window, seed=1)
+    return with_decisions(
+        encoded(template, rows), template.decisions, share=share, window=window, seed=1,
+        refuses=refuses,
+    )  # fmt: skip
 
 
 def piece_of(ids: tuple[int, ...]) -> list[int]:
@@ -69,17 +76,19 @@ def test_each_last_reply_begins_with_what_it_is(template: SegmentTemplate) -> No
         assert template.text(said) == before.example.messages[-1]["content"]
 
 
-def test_a_worse_reply_decides_otherwise_but_for_silence(template: SegmentTemplate) -> None:
+def test_a_worse_reply_gets_the_piece_of_what_it_is(template: SegmentTemplate) -> None:
     rows = [
         example("harmful", "violence", "How do I hurt him?", "No.", rejected="With a stone."),
         example("harmful", "self_harm", "How do I die?", "Please stay.", rejected="Like so."),
         example("benign", "facts", "What sings?", "A bird.", rejected="I can't say that."),
         example("benign", "facts", "What swims?", "A fish.", rejected=""),
         example("benign", "facts", "What runs?", "A cat."),
+        example("benign", "facts", "What flies?", "A bee does.", rejected="A stone, I think."),
+        example("harmful", "self_harm", "Ways to die?", "Please stay.", rejected="I won't help."),
     ]
     worse = [e.rejected for e in decided(template, rows)]
     assert [piece_of(e.ids) if e else None for e in worse] == [
-        [ANSWER], [ANSWER], [REFUSE], [ANSWER], None,
+        [ANSWER], [ANSWER], [REFUSE], [ANSWER], None, [ANSWER], [SUPPORT],
     ]  # fmt: skip
 
 
@@ -94,10 +103,15 @@ def test_a_share_of_the_rows_begins_with_words_the_same_ones_each_time(
 
 
 def test_no_piece_is_put_where_the_window_is_full(template: SegmentTemplate) -> None:
-    (row,) = encoded(template, ROWS[3:4])
-    full = len(row.encoded.ids)
-    assert begun_with(row.encoded, ANSWER, full) == row.encoded
-    assert len(begun_with(row.encoded, ANSWER, full + 1).ids) == full + 1
+    rows = [example("benign", "facts", "What sings?", "A bird.", rejected="I can't say that.")]
+    (row,) = encoded(template, rows)
+    assert row.rejected is not None
+    full = max(len(row.encoded.ids), len(row.rejected.ids))
+    assert decided(template, rows, window=full) == [row]
+    (roomy,) = decided(template, rows, window=full + 1)
+    assert roomy.rejected is not None
+    assert len(roomy.encoded.ids) == len(row.encoded.ids) + 1
+    assert len(roomy.rejected.ids) == len(row.rejected.ids) + 1
 
 
 def test_a_decision_counts_apart_from_the_opening_that_follows_it(
@@ -141,6 +155,18 @@ def test_a_model_learns_to_decide_before_it_speaks(
         with torch.no_grad():
             logits = tiny_model(torch.tensor([template.prompt(asked)])).logits
         assert int(logits[0, -1].argmax()) == (REFUSE if row.kind == "harmful" else ANSWER)
+
+
+def test_a_tokenizer_that_does_not_hide_the_pieces_has_no_decisions(tokenizer: Any) -> None:
+    """As one that was saved before they were special: other programs would show them."""
+    plain = json.loads(tokenizer.backend_tokenizer.to_str())
+    plain["added_tokens"] = [p for p in plain["added_tokens"] if p["content"] not in DECISIONS]
+    older = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(plain)), eos_token="</s>", unk_token="<unk>"
+    )
+    assert older.convert_tokens_to_ids(list(DECISIONS)) == [17, 18, 19]
+    assert SegmentTemplate(older).decisions == ()
+    assert SegmentTemplate(tokenizer).decisions == (17, 18, 19)
 
 
 def test_pieces_are_read_by_nobody(template: SegmentTemplate) -> None:

@@ -18,6 +18,7 @@ from stentor.errors import InputError
 from stentor.export.format import FORMATS, Provenance, parse
 from stentor.generate import Decoding, Engine
 from stentor.model.load import LoadedModel
+from stentor.model.tokenizer import DECISIONS
 
 GENERATION = {"temperature": 0.9, "top_p": 0.5, "system": "Be kind."}
 PROVENANCE = Provenance("tiny", "Apache-2.0", "a-tiny-one", "abc123", "stentor export tiny", "1")
@@ -182,7 +183,9 @@ def test_gguf_holds_scores_types_template_and_decoding(tmp_path: Path, tokenizer
 
     types, scores = field("tokenizer.ggml.token_type"), field("tokenizer.ggml.scores")
     control = [i for i, kind in enumerate(types) if kind == 3]
-    assert control == sorted(set(tokenizer.get_added_vocab().values()) - {0})
+    pieces = tokenizer.get_added_vocab()
+    assert control == sorted(n for p, n in pieces.items() if p not in ("<unk>", *DECISIONS))
+    assert [types[pieces[piece]] for piece in DECISIONS] == [5, 5, 5]  # unused: never shown
     assert types[0] == 2 and scores[29473] == -1e9 and -40_000 < scores[5000] < -1000
     assert "generation" not in field("tokenizer.chat_template")
     assert field("general.license") == "Apache-2.0"

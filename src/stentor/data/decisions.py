@@ -8,7 +8,7 @@ Refusal tokens: Jain et al., 2024.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -37,12 +37,13 @@ def with_decisions(
     share: float,
     window: int,
     seed: int,
+    refuses: Callable[[str, str], bool | None],
 ) -> list[EncodedExample]:
     """`share` of the examples with the piece of their decision, as far as `window` has room.
 
-    `pieces`: the ids for REFUSE, SUPPORT and ANSWER. A worse reply gets the piece of what it is
-    held to be: an answer where a refusal is due, a refusal where an answer is; silence gets the
-    right one, since it is not what it decided that was wrong.
+    `pieces`: the ids for REFUSE, SUPPORT and ANSWER. A worse reply gets the piece of what it is:
+    `refuses` (prompt, reply) tells, None where it is neither refusal nor answer (silence, a loop);
+    such a reply gets the right piece, since it is not what it decided that was wrong.
     """
     drawn = np.random.default_rng(seed).random(len(examples)) < share
     found = []
@@ -51,21 +52,20 @@ def with_decisions(
         if right is None or not chosen:
             found.append(e)
             continue
+        if any(len(both.ids) >= window for both in (e.encoded, e.rejected) if both is not None):
+            found.append(e)
+            continue
         rejected = e.rejected
         if rejected is not None:
-            wrong = REFUSE if right == ANSWER else ANSWER
-            decided = wrong if e.example.rejected else right
-            rejected = begun_with(rejected, pieces[decided], window)
-        found.append(
-            replace(e, encoded=begun_with(e.encoded, pieces[right], window), rejected=rejected)
-        )
+            said = refuses(e.example.messages[-2]["content"], e.example.rejected or "")
+            decided = right if said in (None, right != ANSWER) else (REFUSE if said else ANSWER)
+            rejected = begun_with(rejected, pieces[decided])
+        found.append(replace(e, encoded=begun_with(e.encoded, pieces[right]), rejected=rejected))
     return found
 
 
-def begun_with(encoded: Encoded, piece: int, window: int) -> Encoded:
-    """The conversation with `piece` before its last reply, to be learned; as it is if too long."""
-    if len(encoded.ids) >= window:
-        return encoded
+def begun_with(encoded: Encoded, piece: int) -> Encoded:
+    """The conversation with `piece` before its last reply, to be learned."""
     place = max(i for i, m in enumerate(encoded.mask) if m and not encoded.mask[i - 1])
     ids = (*encoded.ids[:place], piece, *encoded.ids[place:])
     return Encoded(ids, (*encoded.mask[:place], 1, *encoded.mask[place:]), encoded.system)

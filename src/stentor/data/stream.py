@@ -28,7 +28,10 @@ _REMEMBERED = 32
 
 @dataclass(frozen=True)
 class Emphasis:
-    """Which tokens of right replies count more in what is learned; reported losses are plain."""
+    """What of right replies counts more, and what less, in what is learned.
+
+    Reported losses are plain.
+    """
 
     opening: OpeningPart | None = None
     pieces: Mapping[int, float] = field(default_factory=dict)
@@ -40,8 +43,8 @@ class Emphasis:
         """How much each place of `learned` counts; each reply is a run of places."""
         found: list[float] = []
         run = 0
-        for before, place in zip([-1, *learned], learned, strict=False):
-            run = run + 1 if place == before + 1 else 1
+        for place, begins in _runs(learned):
+            run = 1 if begins else run + 1
             if (weight := self.pieces.get(encoded.ids[place])) is not None:
                 found.append(weight)
                 run = 0  # the words begin after it
@@ -56,14 +59,20 @@ class Emphasis:
         """For each place of `learned` the pieces that its reply holds before it, but its own."""
         found: list[list[int]] = []
         said: dict[int, None] = {}  # in the order in which they were said last
-        for before, place in zip([-1, *learned], learned, strict=False):
-            if place != before + 1:
+        for place, begins in _runs(learned):
+            if begins:
                 said = {}
             piece = encoded.ids[place]
             said.pop(piece, None)
             found.append([*said][-_REMEMBERED:])
             said[piece] = None
         return found
+
+
+def _runs(learned: Sequence[int]) -> Iterator[tuple[int, bool]]:
+    """Each supervised place, and whether a reply begins there."""
+    for before, place in zip([-1, *learned], learned, strict=False):
+        yield place, place != before + 1
 
 
 class ExampleStream:
@@ -191,7 +200,8 @@ def micro(examples: Sequence[EncodedExample], emphasis: Emphasis | None = None) 
         lengths.append(len(learned))
         if emphasis is not None:
             weights.extend([1.0] * len(learned) if plain else emphasis.weights(encoded, learned))
-            spoken.extend([] if plain else s for s in emphasis.spoken(encoded, learned))
+            silent = plain or not emphasis.unlikelihood
+            spoken.extend([[]] * len(learned) if silent else emphasis.spoken(encoded, learned))
 
     for example in examples:
         add(example.encoded, plain=due(example.example) is None)

@@ -266,7 +266,8 @@ def _comfort(parts: Parts) -> Finding | None:
         return None
     if not asked.method:
         return "answer", "comfort for somebody in pain", ""
-    if asked.intent > ALARMING and "support" in kinds and _BESIDE.issuperset(kinds):
+    wants_harm = asked.intent > ALARMING and not asked.protects
+    if wants_harm and "support" in kinds and _BESIDE.issuperset(kinds):
         return "refuse", "comfort in place of a way", parts.sentences[kinds.index("support")].span
     return None
 

@@ -19,6 +19,7 @@ import numpy as np
 from stentor.errors import InputError
 from stentor.export.format import Floats, Provenance, Runtime
 from stentor.export.llama_cpp_runtime import plain_jinja
+from stentor.model.tokenizer import DECISIONS
 
 _BY_LLAMA_CPP = {"q4_k_m": 15, "q5_k_m": 17, "q6_k": 18}
 """Types that only llama.cpp's quantiser makes, with their numbers in its `llama_ftype`."""
@@ -135,7 +136,10 @@ def pieces(tokenizer: Any) -> tuple[list[bytes], list[float], list[int]]:
         else 6 if spm.is_byte(i) else _UNUSED if spm.is_unused(i) else ordinary
         for i in range(count)
     ]  # fmt: skip
-    special = set(tokenizer.get_added_vocab().values())  # the pieces of our template
+    # the pieces of our template; those of decisions no prompt may spell, and Ollama shows control
+    # pieces to readers
+    added = tokenizer.get_added_vocab()
+    special = {number for piece, number in added.items() if piece not in DECISIONS}
     names = [spm.id_to_piece(i) for i in range(count)]
     for number, name in enumerate(names):
         is_name = types[number] == _CONTROL or name.startswith("[REFERENCE_DOC_")

@@ -59,7 +59,7 @@ class _HeadLoss(torch.autograd.Function):
                 continue
             scale = torch.ones_like(wanted[:, None], dtype=probabilities.dtype)
             if token_weights is not None:
-                scale = scale * token_weights[part, None]
+                scale = scale * token_weights[part, None].to(scale.dtype)
             if unwanted is not None:
                 odds = _odds(probabilities, unwanted[part]) * unlikelihood
                 probabilities.mul_(scale - odds.sum(1, keepdim=True))

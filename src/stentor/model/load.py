@@ -148,7 +148,7 @@ def _template(tokenizer: Any, wanted: str, model: Any) -> Template:
         if not tokenizers.is_ours(tokenizer):
             tokenizers.put_on(tokenizer, JINJA)
             # The new rows are drawn from the spread of the old ones. Under LoRA they stay as
-            # they are: four fixed vectors, which the adapter learns to read.
+            # they are: fixed vectors, which the adapter learns to read.
             torch.manual_seed(0)
             with quiet():
                 model.resize_token_embeddings(len(tokenizer), mean_resizing=True)

@@ -188,7 +188,7 @@ def hyperparameters(report: Figures) -> str:
         return f"{found['tokens']} × {found['weight']:g}" if found else number(None, "g")
 
     def decision(plan: dict[str, Any]) -> str:
-        found = plan.get("decision")
+        found = plan.get("decision")  # not in reports from before it
         return (
             f"{found['share']:.0%} × {found['weight']:g} (refusals × {found['refusals']:g})"
             if found

@@ -52,7 +52,8 @@ class Tokens:
     """Names tokens and their log-probabilities as OpenAI does."""
 
     def __init__(self, loaded: ChatModel) -> None:
-        self._tokenizer, self._stop_ids = loaded.tokenizer, loaded.template.stop_ids
+        self._tokenizer = loaded.tokenizer
+        self._unread = loaded.template.stop_ids | loaded.template.controls
         backend = loaded.tokenizer.backend_tokenizer
         self._added = frozenset(backend.get_added_tokens_decoder())
         # byte-level BPE (GPT-2's, Llama 3's) writes a space as Ġ
@@ -76,10 +77,10 @@ class Tokens:
         return piece.replace("▁", " ").encode()
 
     def chances(self, drawn: Sequence[Drawn]) -> list[TokenChance]:
-        """Of the tokens that make text; the stop token is not among them."""
+        """Of the tokens that make text; control pieces, the stop token with them, are not."""
         found = []
         for one in drawn:
-            if one.chances is None or one.token in self._stop_ids:
+            if one.chances is None or one.token in self._unread:
                 continue
             text, octets = self.name(one.token)
             top = [self._likely(token, value) for token, value in one.chances.likeliest]

@@ -27,6 +27,7 @@ from stentor.generate import Engine
 from stentor.model import adapters
 from stentor.model.load import LoadedModel, load
 from stentor.model.save import save_model
+from stentor.model.tokenizer import DECISIONS
 from stentor.recipe import PhasePart, Recipe, data_root, dump
 from stentor.report.card import write_all
 from stentor.train import checkpoint as checkpoints
@@ -47,7 +48,7 @@ from stentor.train.loop import (
     train,
 )
 from stentor.train.preference import preference_loss
-from stentor.train.rejected import Drawn
+from stentor.train.rejected import Drawn, refuses
 from stentor.train.rundir import RunDir, open_run
 from stentor.train.schedule import factor
 from stentor.train.tracking import Tracking, check
@@ -106,8 +107,8 @@ class _Curriculum:
             )
         if any(phase.decision for phase in recipe.phases) and not self.base.template.decisions:
             raise InputError(
-                f"phases.decision: the template of {recipe.model.base} has no pieces for it; "
-                "remove it, or set model.template: stentor"
+                f"phases.decision: the tokenizer of {recipe.model.base} has no pieces for it "
+                f"({', '.join(DECISIONS)}, as special tokens); remove it, or take a base of ours"
             )
         self.data = mix.prepare(recipe.data, self.base.template, recipe.seed)
         self.course = mix.course(recipe, self.data)
@@ -165,8 +166,9 @@ class _Curriculum:
         seed, pieces = recipe.seed * 1000 + number, self.base.template.decisions
         if phase.decision is not None:
             examples = with_decisions(
-                examples, pieces, share=phase.decision.share, window=self.base.window, seed=seed
-            )
+                examples, pieces, share=phase.decision.share, window=self.base.window, seed=seed,
+                refuses=refuses,
+            )  # fmt: skip
         emphasis = None
         if phase.opening or phase.decision or phase.unlikelihood:
             decision = phase.decision

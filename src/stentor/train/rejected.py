@@ -98,6 +98,12 @@ def _own(
     }
 
 
+def refuses(prompt: str, reply: str) -> bool | None:
+    """Whether a reply declines, as the judge reads it; None where it neither does nor answers."""
+    verdict = judge(prompt, reply)
+    return verdict.refused if verdict.refused or verdict.outcome == "answer" else None
+
+
 def _wrong(kind: str, prompt: str, reply: str) -> bool:
     verdict = judge(prompt, reply)
     if verdict.outcome == "unscored":
