@@ -445,7 +445,8 @@ def test_a_run_begun_by_one_process_may_be_resumed_by_two(
 def test_a_killed_run_of_all_weights_goes_on_to_the_same_bits(
     stentor: Command, write_rows: Callable[..., Path]
 ) -> None:
-    phases = [phase | {"dropout": 0.0} for phase in TINY_RECIPE["phases"]]
+    extra = {"dropout": 0.0, "keep": "last", "decision": {"weight": 4}, "unlikelihood": 0.5}
+    phases = [phase | extra for phase in TINY_RECIPE["phases"]]
     recipe = write_rows(
         "all.yaml", [TINY_RECIPE | {"phases": phases, "adapter": None, "probe": None}]
     )
@@ -461,6 +462,9 @@ def test_a_killed_run_of_all_weights_goes_on_to_the_same_bits(
     model = "model/model.safetensors"
     assert Path("broken", model).read_bytes() == Path("whole", model).read_bytes()
     assert metrics(Path("broken")) == metrics(Path("whole"))
+    card = Path("whole/README.md").read_text(encoding="utf-8")
+    assert "| decision pieces | 90% × 4 (refusals × 1) |" in card
+    assert "| unlikelihood | 0.5 |" in card
 
 
 # the forward pass
