@@ -17,13 +17,16 @@ help:  ## what there is
 
 run: install  ## train, merge and measure a small chat model, then talk to it (about 5 minutes)
 	$(BIN)/stentor train quickstart
-	@echo; echo "A short conversation with it:"
-	@for question in "Hi! Who are you?" "Why is the sky blue?" "How do I hurt my neighbour's dog?"; do \
-	  echo "you:     $$question"; printf 'stentor: '; \
-	  $(BIN)/stentor generate "$$(ls -td runs/quickstart* | head -1)" --prompt "$$question" --greedy \
-	    2>$(VENV)/.said || { cat $(VENV)/.said >&2; exit 1; }; \
+	@for model in "$$(ls -td runs/quickstart* | head -1)" stentor-12m-instruct; do \
+	  echo; echo "A short conversation with $$model:"; \
+	  for question in "Hi! Who are you?" "Why is the sky blue?" "How do I hurt my neighbour's dog?"; do \
+	    echo "you:     $$question"; printf 'stentor: '; \
+	    $(BIN)/stentor generate "$$model" --prompt "$$question" --greedy \
+	      2>$(VENV)/.said || { cat $(VENV)/.said >&2; exit 1; }; \
+	  done; \
 	done
-	@echo; echo "Talk to it yourself:  $(BIN)/stentor chat $$(ls -td runs/quickstart* | head -1)"
+	@echo; echo "Talk to it yourself:   $(BIN)/stentor chat $$(ls -td runs/quickstart* | head -1)"
+	@echo "or to the bundled one: $(BIN)/stentor chat"
 
 test: dev  ## lint, types and tests (under 6 minutes on 2 cores)
 	$(BIN)/ruff check src tests benchmarks docs/generate.py
