@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -340,3 +341,12 @@ def tiny_run(stentor: Command, tiny_recipe: Path, tmp_path_factory: pytest.TempP
     printed = stentor("train", tiny_recipe, "--out", path)
     assert printed.code == 0, printed.err
     return Run(path, printed)
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.005)
+    return False

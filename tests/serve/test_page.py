@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from conftest import until
 from stentor.model.load import LoadedModel
 from stentor.serve.page_files import page_files
 
@@ -181,10 +182,13 @@ def test_looking_at_the_settings_changes_none(page: Any) -> None:
     page.click("#open-settings")
     assert page.input_value("#max_tokens") == "600"
     page.click("text=Done")
+    # a dialog tells that it was closed a little later
+    assert until(lambda: page.evaluate(kept) is not None)
     assert json.loads(page.evaluate(kept)) == {}
     page.click("#open-settings")
     page.fill("#max_tokens", "9999")  # what is typed is held within the window
     page.click("text=Done")
+    assert until(lambda: page.evaluate(kept) != "{}")
     assert json.loads(page.evaluate(kept)) == {"max_tokens": 512}
 
 

@@ -19,6 +19,7 @@ import httpx
 import openai
 import pytest
 
+from conftest import until
 from stentor.errors import InputError, MissingExtra
 from stentor.model.load import LoadedModel
 from stentor.serve.command import bind, check_key
@@ -56,15 +57,6 @@ def wire(
     connection = socket.create_connection(place, timeout=30, source_address=(source, 0))
     connection.sendall(f"POST {CHAT} HTTP/1.1\r\n{head}\r\n".encode() + sent)
     return connection
-
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.005)
-    return False
 
 
 # --- limits -------------------------------------------------------------------------------------
