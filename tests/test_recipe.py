@@ -393,6 +393,14 @@ def test_a_preference_phase_has_no_plain_forward() -> None:
     assert load(SMALL, Recipe, (prefers, "train.forward=lean")).phases[1].preference == 0.3
 
 
+def test_unlikelihood_has_no_plain_forward() -> None:
+    unlikely = "phases.1.unlikelihood=2"
+    assert problems(SMALL, Recipe, (unlikely, "train.forward=plain")) == (
+        "phases.1.unlikelihood: there is no plain forward of it; set train.forward to auto",
+    )
+    assert load(SMALL, Recipe, (unlikely,)).phases[1].unlikelihood == 2
+
+
 def test_decisions_need_all_weights() -> None:
     changes = ("phases.1.decision.weight=8", "phases.1.keep=last", "adapter=null")
     assert problems(SMALL, Recipe, changes[:1]) == (

@@ -48,14 +48,11 @@ def with_decisions(
     drawn = np.random.default_rng(seed).random(len(examples)) < share
     found = []
     for e, chosen in zip(examples, drawn, strict=True):
-        right = due(e.example)
-        if right is None or not chosen:
+        right, rejected = due(e.example), e.rejected
+        longest = max(len(encoded.ids) for encoded in (e.encoded, rejected) if encoded is not None)
+        if right is None or not chosen or longest >= window:
             found.append(e)
             continue
-        if any(len(both.ids) >= window for both in (e.encoded, e.rejected) if both is not None):
-            found.append(e)
-            continue
-        rejected = e.rejected
         if rejected is not None:
             said = refuses(e.example.messages[-2]["content"], e.example.rejected or "")
             decided = right if said in (None, right != ANSWER) else (REFUSE if said else ANSWER)

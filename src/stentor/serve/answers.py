@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stentor.chat import added_pieces
 from stentor.generate.running import Drawn
 from stentor.model.light import ChatModel
 from stentor.serve.openai import (
@@ -55,7 +56,7 @@ class Tokens:
         self._tokenizer = loaded.tokenizer
         self._unread = loaded.template.stop_ids | loaded.template.controls
         backend = loaded.tokenizer.backend_tokenizer
-        self._added = frozenset(backend.get_added_tokens_decoder())
+        self._added = frozenset(added_pieces(loaded.tokenizer))
         # byte-level BPE (GPT-2's, Llama 3's) writes a space as Ġ
         self._by_bytes = backend.decoder is not None and backend.decoder.decode(["aĠ"]) == "a "
 
