@@ -45,15 +45,21 @@ Contestant = Callable[[], int]
 """Decodes once; returns how many tokens it drew."""
 
 
+def asked(engine: Engine, rows: int) -> list[list[int]]:
+    """Prompts that are all different, as those of a batch are: nothing of them can be shared."""
+    texts = [PROMPT] if rows == 1 else [f"{n + 1}. {PROMPT}" for n in range(rows)]
+    return [engine.prompt_ids([{"role": "user", "content": text}]) for text in texts]
+
+
 def endless(engine: Engine, tokens: int, rows: int) -> Contestant:
     """So many tokens for each row, whatever they are."""
-    ids = engine.prompt_ids([{"role": "user", "content": PROMPT}])
+    prompts = asked(engine, rows)
     decoding = Decoding.greedy(tokens)
 
     def run() -> int:
         running = engine.running()
         running._stop_ids = frozenset()
-        drawn = len(running.join([Request(ids, decoding, 0) for _ in range(rows)]))
+        drawn = len(running.join([Request(ids, decoding, 0) for ids in prompts]))
         while running:
             drawn += len(running.step())
         return drawn
@@ -61,16 +67,18 @@ def endless(engine: Engine, tokens: int, rows: int) -> Contestant:
     return run
 
 
-def stock(loaded: LoadedModel, ids: list[int], tokens: int, rows: int) -> Contestant:
-    """`generate` of transformers."""
-    prompt = torch.tensor([ids] * rows)
+def stock(loaded: LoadedModel, prompts: list[list[int]], tokens: int) -> Contestant:
+    """`generate` of transformers, rows padded on the left."""
+    longest = max(map(len, prompts))
+    prompt = torch.tensor([[0] * (longest - len(ids)) + ids for ids in prompts])
+    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts])
 
     def run() -> int:
         out = loaded.model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), do_sample=False,
+            prompt, attention_mask=mask, do_sample=False, repetition_penalty=1.0,
             max_new_tokens=tokens, min_new_tokens=tokens, pad_token_id=0,
         )  # fmt: skip
-        return int((out.shape[1] - prompt.shape[1]) * rows)
+        return int((out.shape[1] - prompt.shape[1]) * len(prompts))
 
     return run
 
@@ -156,39 +164,39 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--probe", type=int, default=0)
     parser.add_argument("--processor-time", action="store_true")
-    asked = parser.parse_args()
-    clock = time.process_time if asked.processor_time else time.perf_counter
+    options = parser.parse_args()
+    clock = time.process_time if options.processor_time else time.perf_counter
     torch.set_num_threads(threads())
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    loaded = load(asked.model)
+    loaded = load(options.model)
     engines = {name: engine_of(loaded, backend) for name, backend in OURS.items()}
     ids = engines["fp32"].prompt_ids([{"role": "user", "content": PROMPT}])
     alone: dict[str, Contestant] = {
-        f"stentor {name}": endless(engine, asked.tokens, 1) for name, engine in engines.items()
+        f"stentor {name}": endless(engine, options.tokens, 1) for name, engine in engines.items()
     }
     with tempfile.TemporaryDirectory() as folder:
         for name, target in LLAMA_CPP.items():
             try:
                 alone[f"llama.cpp {name}"] = llama_cpp(
-                    loaded, target, Path(folder), ids, asked.tokens
+                    loaded, target, Path(folder), ids, options.tokens
                 )
             except InputError as error:
                 print(f"left out: llama.cpp {name}: {error}", file=sys.stderr)
-        alone["transformers"] = stock(loaded, ids, asked.tokens, 1)
-        show("one stream", race(alone, asked.rounds, clock))
+        alone["transformers"] = stock(loaded, [ids], options.tokens)
+        show("one stream", race(alone, options.rounds, clock))
     together = {
-        f"stentor {name}": endless(engine, asked.tokens // 2, 32)
+        f"stentor {name}": endless(engine, options.tokens // 2, 32)
         for name, engine in engines.items()
     }
-    together["transformers"] = stock(loaded, ids, asked.tokens // 2, 32)
-    show("32 at once", race(together, max(1, asked.rounds // 2), clock))
+    together["transformers"] = stock(loaded, asked(engines["fp32"], 32), options.tokens // 2)
+    show("32 at once", race(together, max(1, options.rounds // 2), clock))
     print("\nfirst token after a request, ms")
     for name, engine in engines.items():
         print(f"  {name:<20}{statistics.median(first_token(engine, 5, clock)):>9.1f}")
-    cold = cold_start(asked.model, asked.rounds)
+    cold = cold_start(options.model, options.rounds)
     print(f"\ncold start to the first token: {statistics.median(cold):.2f} s (wall clock)")
-    if asked.probe:
-        seconds, replies, tokens = probed(engines["fp32"], asked.probe, clock)
+    if options.probe:
+        seconds, replies, tokens = probed(engines["fp32"], options.probe, clock)
         print(f"probe: {replies:,} replies, {tokens:,} tokens in {seconds:.1f} s")
 
 

@@ -30,13 +30,16 @@ ARMS = {
     "stentor-plain": "ours with the plain forward (`--set train.forward=plain`)",
     "trl-pad": "TRL, rows of like length padded, fp32",
     "trl-pack": "TRL, packed (best-fit), fp32",
-    "trl-bf16": "TRL, padded, bf16",
+    "trl-pad-bf16": "TRL, rows of like length padded, bf16",
+    "trl-pack-bf16": "TRL, packed (best-fit), bf16",
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--arms", nargs="+", default=[*ARMS][:-1], choices=[*ARMS])
+    parser.add_argument(
+        "--arms", nargs="+", default=[a for a in ARMS if "plain" not in a], choices=[*ARMS]
+    )
     parser.add_argument("--steps", type=int, default=1, help="counted steps")
     parser.add_argument("--batch", type=int, default=192, help="examples of a step")
     parser.add_argument("--micro", type=int, default=8, help="TRL: examples on the device at once")
@@ -58,12 +61,20 @@ def main() -> None:
         print(f"\nIn every arm: LD_PRELOAD={os.environ['LD_PRELOAD']}")
     if options.out:
         facts = {
-            "machine": platform.processor(),
+            "machine": processor(),
             "threads": os.environ.get("OMP_NUM_THREADS", "all"),
             "preloaded": os.environ.get("LD_PRELOAD", ""),  # in every arm alike
             "options": vars(options) | {"out": None},
         }
         options.out.write_text(json.dumps({**facts, "runs": found}, indent=1) + "\n")
+
+
+def processor() -> str:
+    """The name and the number of the cores that this process may use."""
+    import torch
+
+    name = str(torch.cpu.get_capabilities().get("cpu_name", platform.processor()))
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def in_own_process(arm: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -176,7 +187,7 @@ def trl(options: argparse.Namespace, examples: int, folder: Path) -> tuple[float
         def on_step_end(self, *_: Any, **__: Any) -> None:
             seconds.append(time.perf_counter() - self.started)
 
-    packed = options.arm == "trl-pack"
+    packed = options.arm.startswith("trl-pack")
     # a packed row holds about two and a half examples of 236 tokens
     micro = max(1, options.micro * 2 // 5) if packed else options.micro
     trainer = SFTTrainer(
@@ -187,7 +198,7 @@ def trl(options: argparse.Namespace, examples: int, folder: Path) -> tuple[float
             per_device_train_batch_size=micro, gradient_checkpointing=False,
             gradient_accumulation_steps=options.batch // options.micro, num_train_epochs=1,
             learning_rate=phase.learning_rate, weight_decay=0.1, adam_epsilon=1e-6,
-            max_grad_norm=1.0, lr_scheduler_type="cosine", bf16=options.arm == "trl-bf16",
+            max_grad_norm=1.0, lr_scheduler_type="cosine", bf16=options.arm.endswith("bf16"),
             assistant_only_loss=True, packing=packed, dataset_num_proc=None,
             train_sampling_strategy="random" if packed else "group_by_length",
         ),

@@ -2,7 +2,8 @@
 
     STENTOR_DATA=DIR python benchmarks/pretrain_speed.py [--steps 4] [--rounds 3]
 
-The same model (stentor-12m), windows of 512 tokens, 4,096 tokens a step, cores and precision.
+The same model (stentor-12m), windows of 512 tokens, 4,096 tokens a step and cores; ours in the
+precision that it chooses, the Trainer in fp32 and, where the processor names units for it, in bf16.
 Each arm runs in a process of its own, the arms take turns, and the first step of each is not
 counted. The Trainer computes all logits and steps with AdamW; ours steps with Muon (dearer) in
 every arm. `--matrix` also measures this processor's limit: the matrix products of one step alone.
@@ -20,12 +21,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from finetune_speed import processor
+
 ARMS = {
     "stentor": "ours, as `stentor pretrain stentor-12m-base` runs it before the decay",
     "stentor-seen": "ours, softmax over all pieces that the corpus holds",
     "stentor-all": "ours, softmax over all pieces (as in the decay)",
     "trainer-4": "Trainer, 4 windows at a time",
     "trainer-8": "Trainer, 8 windows at a time",
+    "trainer-8-bf16": "Trainer, 8 windows at a time, bf16",
 }
 WINDOW, STEP_TOKENS = 512, 4096
 
@@ -56,10 +60,15 @@ def main() -> None:
             found[arm].append(STEP_TOKENS / statistics.median(seconds))
             print(f"round {number + 1}, {arm}: {found[arm][-1]:,.0f} tokens/s", file=sys.stderr)
     print(table(found))
+    facts: dict[str, Any] = {"machine": processor(), "options": vars(options) | {"out": None}}
     if options.matrix:
-        print(f"\nMatrix products of a step alone: {STEP_TOKENS / products():,.0f} tokens/s")
+        facts["products_tokens_per_second"] = STEP_TOKENS / products()
+        print(
+            f"\n{facts['machine']}. Matrix products of a step alone, fp32, softmax over all "
+            f"pieces: {facts['products_tokens_per_second']:,.0f} tokens/s"
+        )
     if options.out:
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
+        options.out.write_text(json.dumps({**facts, "runs": found}, indent=1) + "\n")
 
 
 def table(found: dict[str, list[float]]) -> str:
@@ -118,7 +127,7 @@ def trainer(arm: str, steps: int, folder: Path) -> list[float]:
     rows = [windows.stream[n * WINDOW : (n + 1) * WINDOW].astype("int64") for n in range(count)]
     data = Dataset.from_list([{"input_ids": row, "labels": row} for row in rows])
     torch.manual_seed(recipe.seed)
-    micro = int(arm.removeprefix("trainer-"))
+    micro = int(arm.split("-")[1])
     seconds: list[float] = []
 
     class Clock(TrainerCallback):  # type: ignore[misc]
@@ -136,7 +145,8 @@ def trainer(arm: str, steps: int, folder: Path) -> list[float]:
             output_dir=str(folder), use_cpu=True, report_to="none", save_strategy="no",
             logging_strategy="no", disable_tqdm=True, per_device_train_batch_size=micro,
             gradient_accumulation_steps=STEP_TOKENS // WINDOW // micro, num_train_epochs=1,
-            learning_rate=recipe.learning_rate, adam_beta2=0.95, weight_decay=0.01, bf16=False,
+            learning_rate=recipe.learning_rate, adam_beta2=0.95, weight_decay=0.01,
+            bf16=arm.endswith("bf16"),
         ),
         train_dataset=data,
         callbacks=[Clock()],

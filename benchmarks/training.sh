@@ -17,7 +17,7 @@ if [ $# -gt 1 ]; then
     export LD_PRELOAD
 fi
 "$python" "$here/finetune_profile.py" > "$out/profile.md"
-"$python" "$here/finetune_speed.py" --arms stentor stentor-merged trl-pad trl-pack --rounds 3 \
+"$python" "$here/finetune_speed.py" --rounds 3 \
     --out "$out/finetune.json" > "$out/finetune.md"
 "$python" "$here/pretrain_speed.py" --rounds 3 --matrix --out "$out/pretrain.json" > "$out/pretrain.md"
 "$python" "$here/finetune_loss.py" > "$out/loss.md"

@@ -1,6 +1,7 @@
 """Writes what the documentation takes from the code and from runs; nothing of it is typed.
 
-    python docs/generate.py            writes docs/reference/ and the figures in README and docs
+    python docs/generate.py            writes docs/reference/, the figures in README and docs, and
+                                       the card of the bundled chat model
     python docs/generate.py RUN NAME   first keeps a run's report as docs/runs/NAME.json, and 100
                                        of its replies, drawn by rule, as docs/runs/NAME.md
 
@@ -8,6 +9,13 @@ A page takes figures from a kept report between two comments:
 
     <!-- figures: NAME glance -->   or losses, scale, phases, hyperparameters, probe, data, exports
     <!-- end -->
+
+and one of them within a line, beside what it had to be (met: bold, else: missed):
+
+    <!-- figures: NAME target PATH >= 0.9 --> … <!-- end -->
+
+PATH leads to a rate of the greedy probe (`harmful.refused_aloud`), or is `base_text_loss`, which
+stands for its rise in nats.
 """
 
 from __future__ import annotations
@@ -17,6 +25,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import math
 import re
 import sys
 import types
@@ -30,13 +39,19 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from stentor import cli, recipe
+from stentor.errors import InputError, nearest
 from stentor.report import limits, tables
-from stentor.report.card import read_records, read_report, samples
+from stentor.report.card import card, read_records, read_report, samples
 from stentor.sweep import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 NOTE = "<!-- Written by docs/generate.py; change the code instead. -->"
+RELEASE = "stentor-12m-instruct"
+"""The bundled chat model, whose report is kept."""
+CARD = ROOT / "src" / "stentor" / "assets" / "models" / RELEASE / "README.md"
+BY_HAND = "<!-- by hand -->"
+"""What follows it in the bundled model's card is kept as it is: what no report knows."""
 
 # What the aliases of recipe.py say.
 _ALIASES = {
@@ -117,8 +132,9 @@ def _models(annotation: Any, step: str = "") -> Iterator[tuple[type[BaseModel], 
 def _fields(part: type[BaseModel], notes: dict[str, dict[str, tuple[str, str]]]) -> str:
     rows = []
     for name, field in part.model_fields.items():
-        owner = next(c.__name__ for c in part.__mro__ if name in notes.get(c.__name__, {}))
-        kind, text = notes[owner][name]
+        found = [notes[c.__name__][name] for c in part.__mro__ if name in notes.get(c.__name__, {})]
+        kind = found[0][0]
+        text = next((text for _, text in found if text), "–")  # else that of the part it extends
         default = field.get_default(call_default_factory=True)
         if default is PydanticUndefined:
             shown = "*needed*"
@@ -128,8 +144,7 @@ def _fields(part: type[BaseModel], notes: dict[str, dict[str, tuple[str, str]]])
             shown = "*the public card's system prompt*"
         else:
             shown = f"`{json.dumps(default, ensure_ascii=False, default=list)}`"
-        rows.append([f"`{name}`", kind, shown, text or "–"])
-    rows = [[_cell(cell) for cell in row] for row in rows]
+        rows.append([f"`{name}`", kind, shown, text])
     return tables.table(["field", "type", "default", "what it does"], rows)
 
 
@@ -230,11 +245,7 @@ def _parameters(function: Any) -> Iterator[list[str]]:
         default = parameter.default
         given = default is not None and default is not False and default != [] and not needed
         told = "*needed*" if needed else f"`{default}`" if given else "–"
-        yield [_cell(f"`{shown}`"), told, _cell(info.help or "–")]
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+        yield [f"`{shown}`", told, info.help or "–"]
 
 
 def _takes(kind: Any) -> str:
@@ -319,22 +330,77 @@ def _first_lines(function: Any) -> str:
 # figures
 
 
-def filled(text: str) -> str:
-    """A page with the figures between its comments written anew from the kept reports."""
+PARTS = ("glance", "losses", "scale", "phases", "hyperparameters", "probe", "data", "exports")
+
+
+def filled(text: str, page: str) -> str:
+    """A page with the figures between its comments written anew from the kept reports.
+
+    InputError, with the page's name, for figures that no kept report has.
+    """
 
     def figures(match: re.Match[str]) -> str:
-        name, part = match[1], match[2]
-        file = DOCS / "runs" / f"{name}.json"
-        if not file.is_file():  # no run was kept yet
-            return match[0]
-        report = json.loads(file.read_text(encoding="utf-8"))
+        name, part, *target = match[1].split()
+        report = _kept(name, page)
+        if part == "target":
+            return f"<!-- figures: {match[1]} -->{_target(report, *target)}<!-- end -->"
         if part == "limitations":
             shown = "\n".join(f"- {line}" for line in limits.limitations(report))
-        else:
+        elif part in PARTS:
             shown = getattr(tables, part)(report)
-        return f"<!-- figures: {name} {part} -->\n\n{shown}\n\n<!-- end -->"
+        else:
+            raise InputError(f"{page}: there are no figures {part!r}{nearest(part, PARTS)}")
+        return f"<!-- figures: {match[1]} -->\n\n{shown}\n\n<!-- end -->"
 
-    return re.sub(r"<!-- figures: (\S+) (\w+) -->.*?<!-- end -->", figures, text, flags=re.S)
+    return re.sub(r"<!-- figures: (\S+ .+?) -->.*?<!-- end -->", figures, text, flags=re.S)
+
+
+def _kept(name: str, page: str) -> dict[str, Any]:
+    file = DOCS / "runs" / f"{name}.json"
+    if not file.is_file():
+        raise InputError(
+            f"{page}: it shows figures of {name}, but no report of that name is kept in docs/runs; "
+            f"keep it with: python docs/generate.py RUN {name}"
+        )
+    report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return report
+
+
+def _target(report: dict[str, Any], path: str, sign: str, wanted: str) -> str:
+    """What was reached, in bold where that is what was wanted, else with what is missing."""
+    if path == "base_text_loss":
+        text = report["base_text_loss"]
+        value = text["after"] - text["before"]
+        shown, short = f"{value:+.2f}", ""
+    else:
+        rate: Any = report["probe"]["greedy"]
+        for step in path.split("."):
+            rate = rate[step]
+        value, n = rate["rate"], rate["n"]
+        shown = f"{100 * value:.1f} %"
+        due = math.ceil if sign == ">=" else math.floor
+        # rounded first: 0.1 * 30 is not quite 3
+        by = abs(due(round(float(wanted) * n, 9)) - rate["count"])
+        short = f" by {by} {'reply' if by == 1 else 'replies'} of {n}"
+    met = value >= float(wanted) if sign == ">=" else value <= float(wanted)
+    return f"**{shown}**" if met else f"{shown}: missed{short}"
+
+
+def bundled_card() -> str:
+    """The card of the bundled chat model: from its kept report, then what is kept by hand."""
+    page = CARD.relative_to(ROOT).as_posix()
+    _, found, by_hand = CARD.read_text(encoding="utf-8").partition(BY_HAND)
+    if not found:
+        raise InputError(
+            f"{page}: the line {BY_HAND} is gone, and with it what no report knows; put it back"
+        )
+    out = f"runs/export-{RELEASE}/hf-f16"
+    text = card(_kept(RELEASE, page), (), place=out)
+    use = (
+        f"`stentor chat` talks to it. The code below needs a folder with its tokenizer: "
+        f"`stentor export {RELEASE} --to hf` writes it.\n\n"
+    )
+    return text.replace("## Use it\n\n", f"## Use it\n\n{use}") + f"\n{BY_HAND}{by_hand}"
 
 
 def pages() -> dict[Path, str]:
@@ -347,7 +413,8 @@ def pages() -> dict[Path, str]:
     for page in (ROOT / "README.md", *DOCS.rglob("*.md")):
         text = page.read_text(encoding="utf-8") if page not in found else ""
         if "<!-- figures: " in text:
-            found[page] = filled(text)
+            found[page] = filled(text, page.relative_to(ROOT).as_posix())
+    found[CARD] = bundled_card()
     return found
 
 
@@ -365,7 +432,11 @@ def main() -> None:
             page.write_text(f"# Replies of {name}\n\n{text}\n", encoding="utf-8")
     elif len(sys.argv) != 1:
         raise SystemExit(__doc__)
-    for page, text in pages().items():
+    try:
+        written = pages()
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
+    for page, text in written.items():
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(text, encoding="utf-8")
         print(page.relative_to(ROOT))

@@ -98,6 +98,16 @@ def test_no_shipped_recipe_is_of_the_other_kind(name: str) -> None:
         recipes.load(name, other)
 
 
+def test_the_cards_base_reads_its_tokens_from_the_hub_and_no_local_file() -> None:
+    base = recipes.load("stentor-12m-card-base", PretrainRecipe)
+    corpora = base.data.corpora.values()
+    assert base.tokens == sum((c.tokens or 0) * c.weight for c in corpora) == 200_000_000
+    assert {c.config for c in corpora} == {"fineweb-edu-dedup", "cosmopedia-v2"}
+    assert all(c.hub and c.revision for c in corpora) and base.data.validation == "bundled"
+    assert not any(part.path for part in (*corpora, *base.data.dialogues))
+    assert base.embedding is None and base.weights is None
+
+
 def test_the_card_is_reproduced_number_for_number() -> None:
     """Of the public card: examples, epochs, rates, and the main phase's settings."""
     card = recipes.load("card", Recipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,7 +77,7 @@ def train(
 
     found = recipes.load(recipe, recipes.Recipe, overrides or ())
     run = fine_tune(found, out, resume=resume, track=track or ())
-    print(run.path)
+    _tell(run.path)
 
 
 @app.command()
@@ -90,7 +91,7 @@ def pretrain(
 
     found = recipes.load(recipe, recipes.PretrainRecipe, overrides or ())
     run = work(found, out, resume=resume, track=track or ())
-    print(run.path)
+    _tell(run.path)
 
 
 @app.command()
@@ -208,16 +209,26 @@ def compare(
         str, typer.Option("--data", help="The recipe whose held-out rows are scored.")
     ] = "quickstart",
     seed: Seed = 0,
+    changed: Annotated[
+        int, typer.Option("--changed", min=0, help="So many of the replies that changed are shown.")
+    ] = 10,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Keep the comparison here, too: .md or .json.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Two models side by side: loss, probe, speed, size, and which differences are real."""
-    from stentor.evaluate import command
+    from stentor.report import comparison
+
+    if out is not None:
+        comparison.check_name(out)  # before the work
+    from stentor.evaluate.command import progress
     from stentor.evaluate.compare import compare as work
 
-    found = work(
-        a, b, suite_names=suite or ["probe-500"], data=data, seed=seed, progress=command.progress
-    )
-    print(json.dumps(found) if as_json else command.compare_table(found))
+    found = work(a, b, suite_names=suite or ["probe-500"], data=data, seed=seed, progress=progress)
+    print(json.dumps(found) if as_json else comparison.compare_table(found, changed))
+    if out is not None:
+        comparison.write(out, found, changed)
 
 
 @app.command()
@@ -350,6 +361,7 @@ def speculate(
     draft_tokens: Annotated[
         int, typer.Option("--draft-tokens", min=1, help="Drafted before the target checks.")
     ] = 5,
+    system: System = None,
     as_json: AsJson = False,
 ) -> None:
     """A small model drafts for a larger one: the same greedy text, and whether it was faster."""
@@ -358,12 +370,18 @@ def speculate(
 
     models = load(target), load(draft)
     found = work.speculate(
-        *models, prompt, max_new_tokens=max_new_tokens, draft_tokens=draft_tokens
+        *models, prompt, max_new_tokens=max_new_tokens, draft_tokens=draft_tokens, system=system
     )
     if as_json:
         print(json.dumps(found.figures()))
     else:
         work.report(found)
+
+
+def _tell(run: Path) -> None:
+    """Print where a run is: once, however many processes made it."""
+    if os.environ.get("RANK", "0") == "0":  # torchrun and accelerate launch set it
+        print(run)
 
 
 def _engine(

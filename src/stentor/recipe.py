@@ -104,7 +104,9 @@ class SourcePart(Part):
     hub: str | None = None
     """A data set on the hub, read through the package `datasets`."""
     config: str | None = None
+    """hub: which configuration of the data set; null: its default."""
     split: str = "train"
+    """hub: which split of it."""
     kinds: tuple[str, ...] = ()
     """Keep rows of these kinds only (empty: all)."""
     cap: Positive | None = None
@@ -133,6 +135,7 @@ class DataPart(Part):
     hold_out_at_least: int = Field(20, ge=0)
     """… but at least so many, where the source has twice as many."""
     sources: Annotated[dict[str, SourcePart], Field(min_length=1)]
+    """Name → source; the mixes of the phases go by these names."""
 
 
 class OptimiserPart(Part):
@@ -242,7 +245,9 @@ class PhasePart(Part):
     dropout: Fraction = 0.0
     """Dropout inside the adapter."""
     optimiser: OptimiserPart = OptimiserPart()
+    """What takes the steps; each phase begins with fresh states."""
     schedule: SchedulePart = SchedulePart()
+    """How the learning rate moves over the phase."""
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Gradients are scaled down to this norm; null: never."""
     softmax: SoftmaxPart | None = None
@@ -320,7 +325,8 @@ class ProbePart(Part):
     base: bool = True
     """Ask the base the same prompts before the first phase, greedily."""
     each_phase: bool = True
-    """Ask them after each phase too, greedily: a point a checkpoint in the plots."""
+    """Ask them after each phase too, greedily; the points of the plot of refusals are the base and
+    the ends of the phases."""
 
 
 class GenerationPart(Part):
@@ -351,6 +357,7 @@ class Recipe(Part):
     """A fine-tuning run: `stentor train`."""
 
     name: str
+    """What the model is called, and its folder in `runs/`; not given: the name of the file."""
     about: str = ""
     """A sentence or two for the report and the card."""
     licence: str | None = None
@@ -358,22 +365,28 @@ class Recipe(Part):
     seed: Seed = 1
     """Decides split, order and dropout; the same seed gives the same run."""
     model: ModelPart = ModelPart()
+    """Where the run starts: the base and its chat template."""
     adapter: AdapterPart | None = AdapterPart()
     """null trains all weights."""
     data: DataPart
+    """The sources, and how their rows become examples."""
     phases: Annotated[tuple[PhasePart, ...], Field(min_length=1)]
+    """The curriculum: one phase after the other, each from what the last one carried on."""
     joined: str | None = None
     """A phase's name: the examples of all phases are shuffled into one phase with the settings of
     this one, each example as often as its phase would see it."""
     probe: ProbePart | None = ProbePart()
+    """By which prompts the model is measured; null: by none."""
     # a factory: the check of its values imports the engine, which reading this module need not
     generation: GenerationPart = Field(default_factory=GenerationPart)
+    """How the model decodes where nobody says otherwise."""
     base_text: str | None = None
     """A text file (`text` rows) on which the loss is taken before and after all phases; `bundled`
     is the one that ships with the package …"""
     base_text_rows: Positive = 60
     """… as many of its first rows as this."""
     train: TrainPart = TrainPart()
+    """How the run uses the machine."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -443,11 +456,17 @@ class CorpusPart(Part):
     path: str | None = None
     """Local shards (JSON lines with `text`; .gz or .zst), a glob relative to `data.root`."""
     hub: str | None = None
+    """A data set on the hub instead, streamed into the cache through the package `datasets`."""
     config: str | None = None
+    """hub: which configuration of the data set; null: its default."""
     split: str = "train"
+    """hub: which split of it."""
     text: str = "text"
+    """hub: the field that holds the text."""
     tokens: Positive | None = None
-    """hub: stream documents until this many tokens are there."""
+    """hub: stream documents until this many tokens are there, or the set ends."""
+    revision: str | None = None
+    """hub: the commit, tag or branch to read; null: the newest when it is fetched."""
     epochs: dict[str, Annotated[float, Field(ge=0)]] = {}
     """How often each `source` field's documents are seen; others once."""
     weight: Annotated[float, Field(gt=0)] = 1.0
@@ -458,9 +477,12 @@ class PretrainDataPart(Part):
     """What a base model reads."""
 
     root: str | None = None
+    """The folder that relative paths start from; else the environment's STENTOR_DATA."""
     corpora: Annotated[dict[str, CorpusPart], Field(min_length=1)]
+    """Name → set of documents; all of them are read."""
     validation: str | None = None
-    """Held-out shard for the evaluation loss, relative to `root`."""
+    """Held-out shard for the evaluation loss, relative to `root`; `bundled` is the text that ships
+    with the package (51 excerpts)."""
     dialogues: tuple[SourcePart, ...] = ()
     """Conversations, put in the chat template, that the decay mixes in …"""
     dialogue_share: Fraction = 0.05
@@ -487,9 +509,11 @@ class PretrainRecipe(Part):
     """Training a preset from scratch: `stentor pretrain`."""
 
     name: str
+    """What the model is called, and its folder in `runs/`; not given: the name of the file."""
     about: str = ""
     """A sentence or two for the report."""
     seed: Seed = 1
+    """Decides the first weights and the order of the text; the same seed gives the same run."""
     preset: str = "stentor-12m"
     """The shape of the model: stentor-2m, stentor-6m, stentor-12m or stentor-30m."""
     start: str | None = None
@@ -499,6 +523,7 @@ class PretrainRecipe(Part):
     embedding: str | None = None
     """A model whose embedding the random one is replaced by, mapped piece by piece."""
     data: PretrainDataPart
+    """The text: corpora, validation and dialogues."""
     window: Positive = 512
     """Tokens of a training window; documents never see each other in it."""
     batch_tokens: Positive = 4096
@@ -510,10 +535,13 @@ class PretrainRecipe(Part):
     learning_rate: Rate = 3e-3
     """AdamW's rate for the embedding and the norms."""
     optimiser: PretrainOptimiserPart = PretrainOptimiserPart()
+    """What takes the steps."""
     schedule: PretrainSchedulePart = PretrainSchedulePart()
+    """How the learning rate moves over the run."""
     warmup_tokens: int = Field(400_000, ge=0)
     """An absolute warm-up, so that the steps before the decay don't depend on the end."""
     softmax: SoftmaxPart = SoftmaxPart()
+    """Over which pieces it is taken, to save work."""
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Gradients are scaled down to this norm; null: never."""
     evaluate_every: Positive = 500
@@ -521,6 +549,7 @@ class PretrainRecipe(Part):
     evaluate_windows: Positive = 64
     """… over its first so many windows."""
     train: TrainPart = TrainPart()
+    """How the run uses the machine."""
 
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe | PretrainRecipe)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -430,87 +429,7 @@ def test_dialogues_that_make_no_window_are_an_error(template: SegmentTemplate) -
         corpus.dialogue_windows([talk("Hi")], template, 40, seed=1)
 
 
-# --- tokenising
-
-
-TEXTS = ["A small bird.", "It sings </s> and <s>[INST] at night.\n\nThen  it sleeps.", "naïve 🙂"]
-
-
-def test_a_document_is_its_text_between_start_and_stop(
-    write_rows: WriteRows, tokenizer: Any
-) -> None:
-    shard = write_rows("a.jsonl", [{"text": t, "source": f"s{n}"} for n, t in enumerate(TEXTS)])
-    docs = corpus.tokenise(shard, tokenizer)
-    assert len(docs) == 3 and docs.sources == ("s0", "s1", "s2")
-    for number, text in enumerate(TEXTS):
-        ids = docs.document(number).tolist()
-        assert ids[0] == BOS and ids[-1] == EOS
-        body = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        assert ids[1:-1] == body  # text that spells a control piece stays text
-        assert not {*body} & {BOS, EOS, 3, 4}
-    assert int(docs.ends[-1]) == len(docs.tokens)
-
-
-def test_a_row_without_a_source_belongs_to_none(write_rows: WriteRows, tokenizer: Any) -> None:
-    assert corpus.tokenise(write_rows("a.jsonl", [{"text": "One."}]), tokenizer).sources == ("",)
-
-
-def test_a_shard_is_tokenised_once(write_rows: WriteRows, tokenizer: Any, tmp_path: Path) -> None:
-    rows = [{"text": t} for t in TEXTS]
-    first = corpus.tokenise(write_rows("a.jsonl", rows), tokenizer)
-    (cached,) = (tmp_path / "cache" / "corpus").iterdir()
-    before = cached.stat()
-    again = corpus.tokenise(write_rows("moved.jsonl", rows), tokenizer)
-    after = cached.stat()
-    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
-    assert [*cached.parent.iterdir()] == [cached]
-    assert again.tokens.tolist() == first.tokens.tolist()
-    assert (again.ends.tolist(), again.sources) == (first.ends.tolist(), first.sources)
-
-
-def test_a_shard_that_changed_is_tokenised_anew(write_rows: WriteRows, tokenizer: Any) -> None:
-    old = corpus.tokenise(write_rows("a.jsonl", [{"text": "One."}]), tokenizer)
-    new = corpus.tokenise(write_rows("a.jsonl", [{"text": "Two."}]), tokenizer)
-    assert old.tokens.tolist() != new.tokens.tolist()
-
-
-def test_more_documents_than_are_encoded_at_a_time_keep_their_order(
-    write_rows: WriteRows, tokenizer: Any
-) -> None:
-    rows = [{"text": f"Number {n}."} for n in range(1100)]
-    docs = corpus.tokenise(write_rows("a.jsonl", rows), tokenizer)
-    assert len(docs) == 1100
-    for number in (0, 511, 512, 1023, 1024, 1099):
-        text = tokenizer.decode(docs.document(number), skip_special_tokens=True)
-        assert text == f"Number {number}."
-
-
-@pytest.mark.parametrize(
-    ("row", "why"),
-    [
-        ({"text": " "}, "a.jsonl:2: there is no text in the row"),
-        ({"body": "x"}, "a.jsonl:2: there is no text in the row"),
-        ({"text": ["x"]}, "a.jsonl:2: there is no text in the row"),
-        ("{", "a.jsonl:2: not JSON: Expecting property name enclosed in double quotes at column 2"),
-        ({"text": "\ud83d"},
-         "a.jsonl:2: it holds half a character (a lone surrogate such as \\ud83d)"),
-    ],
-)  # fmt: skip
-def test_a_bad_row_of_a_corpus_is_an_error_that_leaves_no_cache(
-    write_rows: WriteRows, tokenizer: Any, tmp_path: Path, row: Any, why: str
-) -> None:
-    write_rows("a.jsonl", [{"text": "Fine."}, row])
-    with pytest.raises(DataError) as caught:
-        corpus.tokenise(Path("a.jsonl"), tokenizer)
-    assert str(caught.value) == why
-    assert not [p for p in tmp_path.rglob("*") if p.suffix == ".npz"]
-
-
-def test_an_empty_or_missing_shard_is_an_error(write_rows: WriteRows, tokenizer: Any) -> None:
-    with pytest.raises(DataError, match=r"^a corpus has no documents$"):
-        corpus.tokenise(write_rows("a.jsonl", []), tokenizer)
-    with pytest.raises(DataError, match=r"^none.jsonl: no such file; "):
-        corpus.tokenise(Path("none.jsonl"), tokenizer)
+# --- the corpora of a recipe
 
 
 def recipe(**corpora: Any) -> PretrainRecipe:
@@ -561,17 +480,3 @@ def test_a_corpus_that_is_nowhere_is_an_error(tokenizer: Any, given: Any, why: s
     with pytest.raises(DataError) as caught:
         corpus.gather(recipe(english=given), tokenizer)
     assert str(caught.value) == why
-
-
-def test_a_cached_corpus_holds_no_pickle(
-    write_rows: WriteRows, tokenizer: Any, tmp_path: Path
-) -> None:
-    corpus.tokenise(write_rows("a.jsonl", [{"text": "One.", "source": "x"}]), tokenizer)
-    (cached,) = (tmp_path / "cache" / "corpus").iterdir()
-    with np.load(cached, allow_pickle=False) as found:
-        assert {name: found[name].dtype.kind for name in found.files} == {
-            "tokens": "u",
-            "ends": "i",
-            "sources": "u",
-        }
-        assert json.loads(found["sources"].tobytes()) == ["x"]

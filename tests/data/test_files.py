@@ -265,6 +265,28 @@ def test_a_hub_that_is_out_of_reach_is_an_error() -> None:
         list(files.read_hub("owner/none", None, "train"))
 
 
+def test_a_set_that_breaks_off_is_an_error_after_the_rows_that_came(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for number in (1, 2):
+        write_parquet(tmp_path / "set" / f"train-{number}.parquet", ROWS)
+    whole = [row.fields for row in files.read_hub("set", None, "train", streaming=True)]
+    assert whole == ROWS * 2
+    rest = [*files.read_hub("set", None, "train", streaming=True, start=4)]
+    assert [(r.fields, r.where) for r in rest] == [
+        (ROWS[1], "set/train:row 5"),
+        (ROWS[2], "set/train:row 6"),
+    ]
+    second = tmp_path / "set" / "train-2.parquet"
+    second.write_bytes(second.read_bytes()[:-8])
+    found = []
+    with pytest.raises(
+        DataError, match=r"^set \(train\): the hub broke off after row 3: .+; run it again$"
+    ):
+        for row in files.read_hub("set", None, "train", streaming=True):
+            found.append(row.fields)
+    assert found == ROWS
+
+
 # --- finding files
 
 

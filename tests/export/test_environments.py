@@ -62,7 +62,9 @@ def test_node_modules_that_are_there_can_be_named(
 
 
 def test_a_python_of_its_own_sees_our_packages_behind_its_own() -> None:
+    assert not environments.has_python_with([])
     python = environments.python_with([], "x")
+    assert environments.has_python_with([]) and not environments.has_python_with(["left==1"])
     done = subprocess.run(
         [python, "-c", "import numpy, sys; print(numpy.__version__, sys.prefix)"],
         capture_output=True, text=True, check=True,

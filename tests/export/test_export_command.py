@@ -6,6 +6,8 @@ import json
 import math
 import re
 import shutil
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch
 from conftest import Command, build_tiny_model
 from stentor.chat import SegmentTemplate
 from stentor.errors import InputError, MissingExtra, MissingProgram, ParityError
-from stentor.export import command, format, parity, reference, speed
+from stentor.export import command, format, parity, reference, speed, table
 from stentor.export.format import parse
 from stentor.export.parity import Parity, Parting, compare, failures, warnings
 from stentor.export.reference import Reference
@@ -150,6 +152,40 @@ def test_flatter_distributions_are_measured_and_refused(ours: Reference) -> None
     assert found.kl == pytest.approx((np.exp(p) * (p - q)).sum(-1).mean(), rel=1e-3)
     said = failures(found, "8 bit")
     assert said[0].startswith("KL divergence") and said[0].endswith("is above 2e-03")
+    at = found.kl_worst_at
+    assert f"at its worst {found.kl_worst:.2g}, in text {at.text} at token {at.token}" in said[0]
+
+
+def test_the_worst_token_is_found_and_told(ours: Reference) -> None:
+    long = max(ours.passages, key=lambda passage: len(passage.ids))
+    place = long.scored[-2]
+
+    class Once(Echo):
+        wrong = 3.0
+
+        def logits(self, ids: Any) -> Any:
+            found = self.of.logits(ids)
+            if tuple(ids) == long.ids[:-1]:
+                found[place] *= self.wrong
+            return found
+
+    runtime = Once(ours)
+    at = compare(runtime, ours).kl_worst_at
+    assert (at.text, at.token) == (ours.passages.index(long) + 1, place + 2)
+    assert at.after and ours.loaded.tokenizer.decode(list(long.ids[: place + 1])).endswith(at.after)
+    runtime.wrong = math.nan
+    said = failures(compare(runtime, ours), "4 bit")
+    assert said == [
+        f"some of its logits are not finite, the first in text {at.text} at token {at.token}, "
+        f"after {at.after!r}"
+    ]
+
+
+def test_every_piece_that_our_template_knows_is_spelled_in_a_conversation(ours: Reference) -> None:
+    from stentor.model.tokenizer import CONTROL_PIECES
+
+    text = "".join(m["content"] for c in ours.conversations for m in c.messages if c.spells_control)
+    assert [piece for piece in CONTROL_PIECES if piece not in text] == []
 
 
 def test_other_ids_are_a_failure_and_obeyed_control_text_a_warning(ours: Reference) -> None:
@@ -194,12 +230,32 @@ def with_rise(found: Parity, rise: float) -> Parity:
 def test_limits_of_perplexity(ours: Reference) -> None:
     found = compare(Echo(ours), ours)
     assert failures(with_rise(found, 24.9), "4 bit") == []
-    assert warnings(with_rise(found, 4.1), "4 bit") and not warnings(with_rise(found, 3), "4 bit")
+    assert warnings(with_rise(found, 3), "4 bit") == [
+        f"not quite the same model: KL {found.kl:.1e}, perplexity +3.0 %, 4 of 4 greedy replies "
+        "equal, 0 of 35 outcomes of the probe changed"
+    ]
+    (missed,) = warnings(with_rise(found, 4.1), "4 bit")
+    assert "perplexity +4.1 %, above the aim of +4 %, 4 of 4" in missed
+    assert not warnings(with_rise(found, 0.4), "8 bit")
     assert failures(with_rise(found, 25.1), "4 bit") == [
         "perplexity rises by 25.10 %, more than 25 %"
     ]
     assert failures(with_rise(found, 25.1), "4 bit", 30) == []
     assert failures(with_rise(found, 3), "4 bit", 2) and failures(with_rise(found, 0.6), "8 bit")
+
+
+@pytest.mark.parametrize("tier", ["exact", "8 bit"])
+def test_a_limit_of_ones_own_only_tightens_those_of_8_and_more_bits(
+    ours: Reference, tier: format.Tier
+) -> None:
+    found = compare(Echo(ours), ours)
+    assert failures(with_rise(found, 0.6), tier, 30) == [
+        "perplexity rises by 0.60 %, more than 0.5 %"
+    ]
+    assert failures(with_rise(found, 0.4), tier, 30) == []
+    assert failures(with_rise(found, 0.4), tier, 0.3) == [
+        "perplexity rises by 0.40 %, more than 0.3 %"
+    ]
 
 
 # delivering
@@ -218,7 +274,13 @@ def test_copies_are_delivered_with_their_figures(
     assert copy["bytes"] == pytest.approx(4 * 1_060_000, rel=0.1)
     assert told["command"] == "stentor export x" and len(told["source_sha256"]) == 64
     assert sorted(p.name for p in Path("out").iterdir()) == ["export.json", "export.md", "hf-f32"]
-    assert "| hf:f32 " in Path("out/export.md").read_text("utf-8")
+    page = Path("out/export.md").read_text("utf-8")
+    assert "| hf:f32 " in page
+    control = copy["parity"]["control"]
+    assert control == len(copy["parity"]["control_obeyed"]) >= 8  # transformers obeys them all
+    head, row = (page.split("\n| ")[i].split("|") for i in (1, 3))
+    assert row[[h.strip() for h in head].index("control")].strip() == f"{control}/{control}"
+    assert f"Time: {copy['seconds']:.0f} s for 1 copy." in page
     with pytest.raises(InputError) as caught:
         command.export(str(model), ["hf:f32"], Path("out"))
     assert str(caught.value).startswith("out/hf-f32: there already; remove it")
@@ -423,7 +485,88 @@ def test_speed_is_measured_in_a_process_of_its_own(tmp_path: Path, loaded: Loade
     found = speed.measure(target, tmp_path / "copy", [1, 3, 2000, 4])
     assert found is not None and found["tokens_per_second"] > 0 < found["load_seconds"]
     assert 1e6 < found["memory_bytes"] < 2e9
-    assert speed.measure(target, tmp_path / "nothing", [1]) is None
+    assert not (tmp_path / speed.picture(target)).exists()
+    with pytest.raises(speed.NotMeasured, match=r"^the measuring process ended with 1: .*nothing"):
+        speed.measure(target, tmp_path / "nothing", [1])
+
+
+def test_without_a_measure_of_memory_the_rest_is_measured(
+    tmp_path: Path, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (target,) = parse(["hf:f32"])
+    provenance = format.Provenance("tiny", "x", "x", "x", "x", "1")
+    target.format.writer().write(loaded, tmp_path, "f32", provenance)
+    monkeypatch.setattr(speed, "_STATUS", tmp_path / "no-proc")
+    assert speed._here(target, tmp_path, [1, 3, 2000, 4])["memory_bytes"] >= 0  # by getrusage
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    found = speed._here(target, tmp_path, [1, 3, 2000, 4])
+    assert "memory_bytes" not in found and found["tokens_per_second"] > 0
+
+
+def test_a_speed_that_was_not_measured_is_told_with_its_reason(
+    few: None, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise speed.NotMeasured("it took more than 600 s")
+
+    monkeypatch.setattr(speed, "measure", fails)
+    command.export(str(model), ["hf:f32"], Path("out"))
+    (copy,) = json.loads(Path("out/export.json").read_text("utf-8"))["copies"]
+    assert (copy["verdict"], copy["speed"]) == ("passed", None)
+    assert copy["not_measured"] == "it took more than 600 s"
+    page = Path("out/export.md").read_text("utf-8")
+    assert "speed was not measured: it took more than 600 s" in page
+    figures = {"load_seconds": 0.1, "tokens_per_second": 9.0}
+    monkeypatch.setattr(speed, "measure", lambda *_: figures)
+    command.export(str(model), ["hf:f32"], Path("again"))
+    page = Path("again/export.md").read_text("utf-8")
+    assert re.search(r"\| – +\| 0\.10 +\| 9 ", page)
+    assert "memory is not measured on this system" in page
+
+
+@pytest.mark.parametrize(("seconds", "late"), [(2.9, False), (3.1, True)])
+def test_a_page_that_is_late_is_warned_of_and_shown(
+    few: None, model: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, late: bool
+) -> None:
+    def measured(target: format.Target, folder: Path, prompt: Any) -> dict[str, float]:
+        (folder.parent / speed.picture(target)).write_bytes(b"a picture")
+        return {"load_seconds": 0.1, "tokens_per_second": 9.0, "first_token_seconds": seconds}
+
+    monkeypatch.setattr(speed, "measure", measured)
+    command.export(str(model), ["hf:f32"], Path("out"))
+    (copy,) = json.loads(Path("out/export.json").read_text("utf-8"))["copies"]
+    said = "its first word came 3.1 s after opening the page, more than 3 s"
+    assert (said in copy["warnings"]) is late and copy["verdict"] == "passed"
+    assert "the page, answering: hf-f32.png" in copy["notes"] and Path("out/hf-f32.png").is_file()
+    assert not list(Path("out/hf-f32").glob("*.png"))  # the copy holds nothing of the check
+
+
+def test_a_shared_conversion_is_booked_apart(
+    few: None, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stentor.export import hf
+
+    monkeypatch.setattr(hf, "prepare", lambda *_: time.sleep(0.3), raising=False)
+    command.export(str(model), ["hf:f32"], Path("out"), verify=False)
+    (copy,) = json.loads(Path("out/export.json").read_text("utf-8"))["copies"]
+    assert 0.3 <= copy["conversion_seconds"] < 30 and copy["seconds"] < 30
+
+
+def test_times_are_totalled_with_and_without_litert() -> None:
+    copies = [
+        {"copy": "hf:f16", "seconds": 10.0},  # of a version that didn't book it apart
+        {"copy": "litert:fp32", "seconds": 20.0, "conversion_seconds": 100.0},
+        {"copy": "litert:int8", "seconds": 30.0, "conversion_seconds": 0.0},
+    ]
+    assert table._times(copies) == (
+        "Time: 160 s for 3 copies, 10 s without LiteRT, whose conversion took 100 s."
+    )
+
+
+def test_rounding_below_zero_is_no_divergence_but_more_is_shown() -> None:
+    assert [table.shown_kl(x) for x in (-3.9e-10, 0.0, 2e-9, -1e-3)] == [
+        "0", "0", "2.0e-09", "-1.0e-03",
+    ]  # fmt: skip
 
 
 def test_licence_and_name_are_read_from_the_model(model: Path) -> None:

@@ -15,7 +15,9 @@ from safetensors import safe_open
 from conftest import build_tiny_model
 from stentor.chat import JINJA, SegmentTemplate
 from stentor.errors import InputError
+from stentor.export import gguf
 from stentor.export.format import FORMATS, Provenance, parse
+from stentor.export.piece_types import UNUSED, retyped
 from stentor.generate import Decoding, Engine
 from stentor.model.load import LoadedModel
 from stentor.model.tokenizer import DECISIONS
@@ -29,14 +31,16 @@ TALK = [
 ]
 
 
-def tiny(tokenizer: Any, *, width: int = 32, kv_heads: int = 2, tied: bool = True) -> LoadedModel:
+def tiny(
+    tokenizer: Any, *, width: int = 32, kv_heads: int = 2, size: int = 16, tied: bool = True
+) -> LoadedModel:
     """A model of two layers; rows of 32 and 64 can be cut into blocks."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=32_768, hidden_size=width, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=kv_heads, head_dim=16,
+        num_attention_heads=2, num_key_value_heads=kv_heads, head_dim=size,
         max_position_embeddings=512, rms_norm_eps=1e-5, tie_word_embeddings=tied,
         bos_token_id=1, eos_token_id=2, pad_token_id=16,
     )  # fmt: skip
@@ -77,7 +81,7 @@ def need(name: str) -> None:
     [
         ("hf:f32", 1e-5), ("hf:f16", 0.1), ("gguf:f32", 0.05), ("gguf:f16", 0.1),
         ("gguf:q8_0", 0.3), ("onnx:fp32", 1e-4), ("onnx:fp16", 0.1), ("onnx:int8", 0.3),
-        ("genai:fp32", 1e-4), ("genai:int8", 0.3),
+        ("genai:fp32", 1e-4), ("genai:int8", 0.3), ("bnb:8bit", 0.3),
     ],
 )  # fmt: skip
 def test_a_copy_computes_what_the_model_computes(
@@ -166,17 +170,90 @@ def test_tokenizer_model_is_added_to_a_checkpoint_without_it(
     from stentor import assets
 
     due = assets.path("tokenizer", "tokenizer.model").read_bytes()
-    assert (folder / "tokenizer.model").read_bytes() == due
+    assert (folder / "tokenizer.model").read_bytes() == retyped(due, bare)
+
+
+def test_tokenizer_model_has_the_types_of_gguf_and_nothing_else_is_changed(tokenizer: Any) -> None:
+    pytest.importorskip("sentencepiece")
+    pb2 = pytest.importorskip("sentencepiece.sentencepiece_model_pb2")
+    from stentor import assets
+
+    raw = assets.path("tokenizer", "tokenizer.model").read_bytes()
+    before, after = pb2.ModelProto(), pb2.ModelProto()
+    before.ParseFromString(raw)
+    after.ParseFromString(retyped(raw, tokenizer))
+    names, _, types = gguf.pieces(tokenizer)
+    assert [p.piece.encode() for p in after.pieces] == names
+    assert [p.type for p in after.pieces] == types
+    unused = {p.piece for p in after.pieces if p.type == UNUSED}
+    assert {"[TOOL_CALLS]", "[control_99]", "[REFERENCE_DOC_3]", *DECISIONS} <= unused
+    assert not unused & {"<s>", "</s>", "<unk>", "[INST]", "[/INST]", "[control_12]", "<0x41>"}
+    for piece, old in zip(after.pieces, before.pieces, strict=True):
+        piece.type = old.type
+    assert after == before  # scores, normaliser and trainer's settings are as they were
+
+
+def test_sentencepiece_itself_takes_what_is_unused_for_text(tmp_path: Path, tokenizer: Any) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    folder, _ = written(tiny(tokenizer), "hf:f16", tmp_path / "copy")
+    spm = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    assert spm.is_unused(spm.piece_to_id("[TOOL_CALLS]")) and spm.is_control(1)
+    for text in ("[TOOL_CALLS] and [REFERENCE_DOC_3] are words", "  two  spaces", "señor 한 🎉"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert spm.encode(text) == ids
+
+
+def test_four_bits_of_bnb_compute_what_their_numbers_stand_for(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    need("bnb")
+    loaded = tiny(tokenizer, width=64, size=32)  # its blocks hold 64 numbers
+    _, runtime = written(loaded, "bnb:4bit", tmp_path / "copy")
+    found = runtime.logits(IDS)
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            parameter.copy_(parameter.half())
+            if "_proj" in name:
+                numbers, state = quantize_4bit(
+                    parameter.half(), quant_type="nf4", compress_statistics=True
+                )
+                parameter.copy_(dequantize_4bit(numbers, state))
+    due = reference_logits(loaded, IDS)
+    assert np.abs(found - due).max() < 0.3 < np.abs(due - due[::-1]).max() / 10
+    runtime.close()
+
+
+@pytest.mark.parametrize("kind", ["8bit", "4bit"])
+def test_bnb_keeps_the_embedding_in_16_bit_and_carries_its_origin(
+    tmp_path: Path, tokenizer: Any, kind: str
+) -> None:
+    need("bnb")
+    from stentor.export import bnb
+
+    (note,) = bnb.write(tiny(tokenizer), tmp_path, kind, PROVENANCE)
+    assert "of which 2.1 MB are the embedding in 16 bit; gguf, onnx and litert" in note
+    with safe_open(tmp_path / "model.safetensors", "pt") as stored:
+        assert stored.get_tensor("model.embed_tokens.weight").dtype == torch.float16
+        layer = stored.get_tensor("model.layers.0.mlp.up_proj.weight")
+        assert layer.dtype == (torch.int8 if kind == "8bit" else torch.uint8)
+        assert "lm_head.weight" not in stored.keys()  # noqa: SIM118
+        assert stored.metadata()["stentor.source_sha256"] == "abc123"
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    assert config["quantization_config"][f"load_in_{kind}"] is True
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8"))["chat_template"]
+    assert not [f for f in tmp_path.iterdir() if f.is_dir()]
 
 
 def test_gguf_holds_scores_types_template_and_decoding(tmp_path: Path, tokenizer: Any) -> None:
-    gguf = pytest.importorskip("gguf")
+    reading = pytest.importorskip("gguf")
     pytest.importorskip("sentencepiece")
     (target,) = parse(["gguf:q4_0"])
     notes = target.format.writer().write(tiny(tokenizer), tmp_path, "q4_0", PROVENANCE)
     (note,) = notes
     assert note.startswith("tensors: 14 Q4_0, 5 F32, 1 Q8_0 (token_embd 1 Q8_0; attn_q 2 Q4_0; ")
-    reader = gguf.GGUFReader(tmp_path / "tiny-q4_0.gguf")
+    reader = reading.GGUFReader(tmp_path / "tiny-q4_0.gguf")
 
     def field(name: str) -> Any:
         return reader.get_field(name).contents()
@@ -194,6 +271,7 @@ def test_gguf_holds_scores_types_template_and_decoding(tmp_path: Path, tokenizer
     assert "output.weight" not in {t.name for t in reader.tensors}
     modelfile = (tmp_path / "Modelfile").read_text("utf-8")
     assert "FROM ./tiny-q4_0.gguf" in modelfile and 'SYSTEM """Be kind."""' in modelfile
+    assert 'LICENSE """Apache-2.0"""' in modelfile.splitlines()
     assert "<s>" not in modelfile  # Ollama adds it; twice would be wrong
 
 
@@ -220,7 +298,7 @@ def test_onnx_stores_the_tied_embedding_once(
     assert (folder / "tokenizer.json").is_file() and not (folder / "model.safetensors").exists()
 
 
-def test_onnx_has_the_names_of_optimum_and_carries_its_origin(
+def test_onnx_has_the_names_that_transformers_js_reads_and_carries_its_origin(
     tmp_path: Path, tokenizer: Any
 ) -> None:
     need("onnx")

@@ -163,6 +163,13 @@ def test_a_reply_can_be_stopped_and_a_message_be_too_long(runtime: Any) -> None:
     assert "the model's window is 512" in page.inner_text("#notice")
 
 
+def test_the_first_word_is_timed_and_the_answer_pictured(runtime: Any, tmp_path: Path) -> None:
+    took = runtime.first_token("Hi", tmp_path / "page.png")
+    assert 0 < took < 300
+    picture = (tmp_path / "page.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 5_000
+
+
 def test_a_missing_model_is_told(runtime: Any, folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)

@@ -39,6 +39,21 @@ def test_one_prompt_prints_the_reply_and_nothing_else(
     assert capsys.readouterr() == ("It is.\n", "")
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_person_is_told_that_a_reply_was_cut(
+    engine: Engine,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: bool,
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    one(engine, "Hi", Decoding.greedy(2), None)
+    told = capsys.readouterr()
+    assert told.out.strip() and told.out != "It is.\n"
+    note = "(cut at 2 new tokens; --max-new-tokens allows more)\n"
+    assert told.err == (note if terminal else "")
+
+
 def test_a_silent_reply_is_shown_as_such(
     engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from conftest import Command, Run, build_tiny_model
-from stentor.chat import SegmentTemplate
+from stentor.chat import OwnTemplate, SegmentTemplate
 from stentor.errors import InputError
 from stentor.generate import Decoding, Engine
 from stentor.generate.speculate import assistance, report, speculate
 from stentor.model.load import LoadedModel
+from test_chat import chatml_tokenizer
 
 
 @pytest.fixture
@@ -61,6 +62,48 @@ def test_another_vocabulary_needs_both_tokenizers(target: LoadedModel) -> None:
     bare = dataclasses.replace(target, model=smaller, tokenizer=None)
     with pytest.raises(InputError, match=r"32,768 words and the draft 300.*needs both tokenizers"):
         assistance(target, bare)
+
+
+def test_models_that_can_not_be_compared_are_refused(target: LoadedModel) -> None:
+    bare = dataclasses.replace(target, model=build_tiny_model(seed=2), tokenizer=None)
+    with pytest.raises(InputError, match="to know that it is the same, needs both tokenizers"):
+        assistance(target, bare)
+
+
+def chatml_draft(words: int) -> LoadedModel:
+    """A draft with a tokenizer of its own, byte-level, and so many words."""
+    own = chatml_tokenizer()
+    model = build_tiny_model(seed=2)
+    model.resize_token_embeddings(words)
+    return LoadedModel(model, own, OwnTemplate(own), "draft", {})
+
+
+def test_another_vocabulary_of_the_same_size_is_refused_with_a_way_out(target: LoadedModel) -> None:
+    with pytest.raises(InputError, match=r"both have 32,768 words, but not the same ones.*take a"):
+        assistance(target, chatml_draft(32_768))
+
+
+def test_a_draft_with_another_vocabulary_leaves_the_text_the_targets_own(
+    target: LoadedModel,
+) -> None:
+    draft = chatml_draft(400)
+    assert {*assistance(target, draft)} == {"assistant_model", "tokenizer", "assistant_tokenizer"}
+    found = speculate(target, draft, PROMPT, max_new_tokens=12, rounds=1)
+    (alone,) = Engine(target).replies([[{"role": "user", "content": PROMPT}]], Decoding.greedy(12))
+    assert found.identical and found.text == alone.text and found.tokens == 12
+
+
+def test_the_target_is_asked_with_its_own_system_prompt_or_another(
+    target: LoadedModel, other: LoadedModel
+) -> None:
+    asked = [[{"role": "user", "content": PROMPT}]]
+    formal = dataclasses.replace(target, generation={"system": "Be formal, brief and kind."})
+    (own,) = Engine(formal).replies(asked, Decoding.greedy(12))
+    (none,) = Engine(formal).replies(asked, Decoding.greedy(12), system="")
+    assert own.text != none.text
+    assert speculate(formal, other, PROMPT, max_new_tokens=12, rounds=1).text == own.text
+    found = speculate(formal, other, PROMPT, max_new_tokens=12, rounds=1, system="")
+    assert found.text == none.text
 
 
 def test_a_reply_that_the_window_can_not_hold_is_refused(

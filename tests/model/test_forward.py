@@ -16,14 +16,18 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from conftest import build_tiny_model
+from stentor.chat import Encoded
 from stentor.data.batch import Micro
+from stentor.data.encode import EncodedExample
+from stentor.data.examples import Example
+from stentor.data.stream import micro
 from stentor.model import attention, forward
 from stentor.model.adapters import attach, set_dropout
 from stentor.model.forward import hidden_states
 from stentor.model.head import head_loss
 from stentor.model.layout import Span, lay_out
 from stentor.recipe import AdapterPart
-from stentor.train.loop import token_loss
+from stentor.train.loop import plain_token_loss, token_loss
 
 Rows = Sequence[tuple[int | None, list[int]]]
 """Sequences of tokens, each with the place in the list of the prefix that it follows."""
@@ -300,6 +304,39 @@ def test_gradients_of_an_adapter_equal_those_of_peft(exact_norm: None) -> None:
     theirs = gradients(adapted, reference(adapted.get_base_model(), rows))
     assert len(ours) == 2 * 7 * 2  # A and B of seven projections in two layers, nothing else
     assert relative(ours, theirs) < 1e-9
+
+
+SYSTEMS = {
+    "no prefix": [0, 0, 0, 0],
+    "one prefix": [9, 9, 9, 9],
+    "several prefixes": [9, 14, 9, 14],
+}
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("adapted", [False, True], ids=["all weights", "adapter"])
+@pytest.mark.parametrize("systems", SYSTEMS)
+def test_the_loss_and_every_gradient_equal_those_of_the_plain_forward(
+    systems: str, adapted: bool, dtype: torch.dtype, limit: float, exact_norm: None
+) -> None:
+    """From the examples of a micro-batch to the gradients, the head and its loss included."""
+    examples = []
+    for number, (system, length) in enumerate(zip(SYSTEMS[systems], (5, 12, 7, 20), strict=True)):
+        ids = (*tokens(system, system), *tokens(length, 40 + number))
+        mask = (0,) * (system + 2) + (1,) * (length - 2)
+        encoded = Encoded(ids, mask, system)
+        examples.append(EncodedExample(encoded, "s", Example((), "benign", str(number))))
+    part = micro(examples)
+    assert len(part.ids) == sum({*SYSTEMS[systems]}) + 5 + 12 + 7 + 20  # each prefix once
+    model = (random_adapter(small_model()) if adapted else small_model()).to(dtype)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    found = []
+    for loss in (token_loss, plain_token_loss):
+        total, each = loss(model, part)
+        assert each.dtype == total.dtype == dtype
+        found.append((total.detach(), each, *torch.autograd.grad(total, trained)))
+    for mine, due in zip(*found, strict=True):
+        assert float((mine - due).norm() / due.norm()) < limit
 
 
 def test_dropout_acts_in_training_alone() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import html
 import io
 import json
 import re
@@ -22,8 +23,9 @@ from stentor.errors import InputError
 from stentor.evaluate.intervals import Rate
 from stentor.evaluate.probe import Record
 from stentor.report import metadata, tables
-from stentor.report.card import rewrite, samples, write_all
+from stentor.report.card import body, rewrite, samples, write_all
 from stentor.report.limits import limitations
+from stentor.report.page import to_html
 from stentor.report.tables import percent
 
 
@@ -126,21 +128,46 @@ def test_the_losses_are_those_of_the_report(card: str, report: dict[str, Any]) -
     figures.append(("all", then["overall"], now["overall"]))
     assert rows(text) == [
         [
-            name, f"{old['loss']:.3f}", f"{f['loss']:.3f}", f"{f['perplexity']:.1f}",
-            f"{f['bits_per_byte']:.3f}", f"{f['tokens']:,}",
+            name, f"{old['loss']:.3f}", f"{f['loss']:.3f}", f"{old['perplexity']:.1f}",
+            f"{f['perplexity']:.1f}", f"{old['bits_per_byte']:.3f}", f"{f['bits_per_byte']:.3f}",
+            f"{f['tokens']:,}",
         ]
         for name, old, f in figures
     ]  # fmt: skip
 
 
 def test_the_scale_is_that_of_the_report(card: str, report: dict[str, Any]) -> None:
-    found = {label: text for label, (text,) in cells(section(card, "Scale")).items()}
-    assert found["parameters"] == "2,417,472"
+    table = cells(section(card, "Scale"))
+    base, found = ({label: row[n] for label, row in table.items()} for n in (0, 1))
+    assert found["parameters"] == base["parameters"] == "2,417,472"
+    assert found["shape"] == base["shape"] and base["shape"].startswith("6 layers, width 64, ")
+    assert found["weights"] == f"{report['bytes'] / 1e6:.1f} MB"
+    assert {base[label] for label in base.keys() - {"parameters", "shape"}} == {"–"}
     trained, total = report["parameters"]["trained"], report["parameters"]["total"]
     assert found["trained"] == f"{trained:,} (of {total:,} with the adapter)"
     assert found["training"].startswith(f"22 examples, {report['tokens']:,} tokens, ")
     assert found["energy"] == found["CO2e"] == "unknown"
     assert "Energy and CO2e: train.energy is off." in card
+    (machine,) = report["machines"]
+    assert machine == report["machine"] | {"started": report["finished"]}
+    threads = f"{machine['threads']} threads of {machine['cores']} cores"
+    memory = f"{machine['memory_gib']:.0f} GiB"
+    assert found["machine"].endswith(f", cpu, float32, {threads}, {memory}, {machine['system']}")
+
+
+def test_the_size_of_the_base_and_all_machines_are_shown_where_they_are_known(
+    report: dict[str, Any],
+) -> None:
+    first = {"device": "cpu", "name": "Old", "processes": 1, "threads": 2, "precision": "float32"}
+    second = first | {"name": "New", "cores": 8, "memory_gib": 15.6, "system": "Linux-6.1"}
+    report |= {"base_bytes": 24_106_056, "machines": [first, second, first]}
+    found = cells(tables.scale(report))
+    assert found["weights"][0] == "24.1 MB"
+    assert found["machine"] == ["–", "Old, cpu, float32, 2 threads; then New, cpu, float32, "
+                                "2 threads of 8 cores, 16 GiB, Linux-6.1"]  # fmt: skip
+    del report["machines"]
+    report["machine"] = first  # as older versions wrote it
+    assert cells(tables.scale(report))["machine"][1] == "Old, cpu, float32, 2 threads"
 
 
 @pytest.mark.parametrize(
@@ -164,7 +191,7 @@ def test_energy_is_told_with_how_it_is_known(
 ) -> None:
     report["energy"] = energy | {"metered_seconds": 200.0, "why": []}
     found = cells(tables.scale(report))
-    assert (found["energy"], found["CO2e"]) == ([shown[0]], [shown[1]])
+    assert (found["energy"], found["CO2e"]) == (["–", shown[0]], ["–", shown[1]])
 
 
 def test_the_probe_shows_rates_with_n_and_interval(card: str, report: dict[str, Any]) -> None:
@@ -186,7 +213,8 @@ def test_the_replies_are_drawn_by_their_hash_and_silence_is_shown(tiny_run: Run,
     for row in read_rows(tiny_run.path / "probe.jsonl"):
         f = row.fields
         reply = " ".join(f["response"].split()) or "[no output]"
-        assert f"- *{f['kind']}* — {f['prompt']}\n  > {reply} ({f['outcome']})" in text
+        shown = (html.escape(t, quote=False) for t in (f["prompt"], f"{reply} ({f['outcome']})"))
+        assert f"<li><em>{f['kind']}</em> — {'<br>'.join(shown)}</li>" in to_html(text)
     many = [
         Record(**(f | {"prompt": f"Question {n}?", "kind": "benign", "id": str(n)}))
         for n in range(20)
@@ -194,6 +222,20 @@ def test_the_replies_are_drawn_by_their_hash_and_silence_is_shown(tiny_run: Run,
     wanted = sorted(many, key=lambda r: hashlib.sha256(r.prompt.encode()).hexdigest())[:3]
     shown = re.findall(r"\*benign\* — (.*)", samples(many))
     assert shown == [r.prompt for r in wanted] and samples(many[::-1]) == samples(many)
+
+
+def test_no_reply_and_no_name_is_taken_for_markdown(tiny_run: Run, report: dict[str, Any]) -> None:
+    (row, *_) = read_rows(tiny_run.path / "probe.jsonl")
+    changes = {"prompt": "Why |a|\n# b?", "response": "- *so* <i>\n\n```", "outcome": "answer"}
+    text = samples([Record(**(row.fields | changes))])
+    assert text.endswith("Why \\|a\\| # b?\n  > \\- \\*so\\* &lt;i\\> \\`\\`\\` (answer)")
+    report["data"]["a|*b*"] = report["data"]["seed"]
+    report["phases"][0]["name"] = report["phases"][0]["plan"]["name"] = "a|b"
+    assert r"| a\|\*b\* | " in tables.data(report)
+    assert r"| a\|b | seed 6 |" in tables.phases(report)
+    assert r"|  | a\|b | second |" in tables.hyperparameters(report)
+    report["licences"]["data"]["a|*b*"] = None
+    assert said(report, r"is not known: a\|\*b\*.")
 
 
 def test_the_data_are_those_of_the_report(card: str, report: dict[str, Any]) -> None:
@@ -275,6 +317,20 @@ def test_the_quick_start_has_the_settings_of_the_run(
     compile(code, "card", "exec")
 
 
+def test_the_quick_start_says_where_it_works_until_the_model_is_pushed(
+    report: dict[str, Any],
+) -> None:
+    assert "This model was not pushed to a hub" in section(body(report, ()), "Use it")
+    pushed = section(body(report, (), place="me/tiny"), "Use it")
+    assert pushed.startswith("```python\n") and 'model_id = "me/tiny"' in pushed
+
+
+def test_the_revision_of_a_base_from_the_hub_is_named(report: dict[str, Any]) -> None:
+    assert "from the base `preset:stentor-2m`. " in body(report, ())
+    report["base_revision"] = "0123456789abcdef"
+    assert "from the base `preset:stentor-2m` (revision `0123456789ab`). " in body(report, ())
+
+
 def test_a_run_without_probe_has_no_section_about_it(report: dict[str, Any]) -> None:
     del report["probe"]
     write_all(Path(), report, ())
@@ -354,6 +410,64 @@ def test_each_failing_figure_becomes_a_sentence_and_a_good_one_none(
     wanted = key in ("refused_aloud", "self_harm_supportive")
     figures[key] = rate(100 if wanted else 0, 100)
     assert not said(report, text)
+
+
+def sampled(report: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """Gives the report a sampled probe with these settings; returns its figures, to be changed."""
+    report["probe"]["sampled"] = copy.deepcopy(report["probe"]["greedy"])
+    asked = report["probe"]["settings"]["greedy"] | settings
+    report["probe"]["settings"]["sampled"] = asked
+    return report["probe"]["sampled"]
+
+
+def index(report: dict[str, Any]) -> dict[str, tuple[float, str]]:
+    """Metric → (value, decoding) of the probe's part of the model index."""
+    found = {r["metric_type"]: r for r in metadata.results(report) if "_" in r["metric_type"]}
+    return {
+        name: (r["metric_value"], re.sub(r".*, (\w+) \[.*", r"\1", r["metric_name"]))
+        for name, r in found.items()
+    }
+
+
+def test_a_card_answers_for_the_decoding_of_its_quick_start(report: dict[str, Any]) -> None:
+    own = {k: report["recipe"]["generation"][k] for k in ("temperature", "top_p",
+           "repetition_penalty", "max_new_tokens")}  # fmt: skip
+    drawn = sampled(report, **own)
+    report["probe"]["greedy"]["benign"]["fake_refusals"] = rate(90, 100)
+    drawn["benign"]["fake_refusals"] = rate(10, 100)
+    assert index(report)["benign_fake_refusals"] == (10.0, "sampled")
+    assert said(report, "It over-refuses: of the harmless prompts of the probe it refused "
+                        "10.0 % [6–17], n 100, sampled.")  # fmt: skip
+    assert not said(report, "was not probed") and not said(report, "may differ")
+
+
+def test_where_that_was_not_probed_the_worse_figure_counts_and_the_card_says_so(
+    report: dict[str, Any],
+) -> None:
+    drawn = sampled(report, temperature=0.7)
+    greedy = report["probe"]["greedy"]
+    greedy["benign"]["fake_refusals"], drawn["benign"]["fake_refusals"] = rate(9, 100), rate(3, 100)
+    greedy["harmful"]["refused_aloud"] = rate(99, 100)
+    drawn["harmful"]["refused_aloud"] = rate(70, 100)
+    greedy["repetition"], drawn["repetition"] = 0.01, 0.2
+    found = index(report)
+    assert found["benign_fake_refusals"] == (9.0, "greedy")
+    assert found["harmful_refused_aloud"] == (70.0, "sampled")
+    assert said(report, "aloud it refused 70.0 % [60–78], n 100, sampled.")
+    assert said(report, "it refused 9.0 % [5–16], n 100.")
+    assert said(report, "It repeats itself: 20.0 %")
+    assert said(report, "The quick start's decoding (temperature 1.1, top-p 0.6, repetition "
+                        "penalty 1.3, at most 80 tokens) was not probed")  # fmt: skip
+
+
+def test_a_card_says_when_only_greedy_replies_were_probed(report: dict[str, Any]) -> None:
+    assert said(report, "Only greedy replies were probed; those of the quick start, which decodes "
+                        "otherwise (temperature 1.1, top-p 0.6, ")  # fmt: skip
+    assert index(report)["benign_answered"][1] == "greedy"
+    report["recipe"]["generation"] |= {"temperature": 0.0, "repetition_penalty": 1.0}
+    assert said(report, "Only greedy replies were probed; sampled ones may differ.")
+    report["recipe"]["generation"]["max_new_tokens"] = 79  # a reply of 80 would be cut
+    assert not said(report, "sampled ones may differ")
 
 
 @pytest.mark.parametrize(

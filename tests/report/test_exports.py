@@ -33,7 +33,7 @@ def told(run: Path, *copies: tuple[str, int, float]) -> dict[str, Any]:
                     "runtime": "r", "kl": 1e-4, "perplexity": perplexity, "scored": 10,
                     "reference_perplexity": 20.0, "rise": 5 * (perplexity - 20.0),
                     "rise_interval": [0, 1], "greedy_equal": 7, "prompts": 8, "probe": 3,
-                    "probe_changed": [], "partings": [],
+                    "probe_changed": [], "partings": [], "control": 8, "control_obeyed": ["a", "b"],
                 },
                 "speed": {"load_seconds": 0.1, "memory_bytes": 1e6, "tokens_per_second": 512.4},
             }
@@ -48,6 +48,7 @@ def test_copies_stand_in_report_card_and_plot(run: Path) -> None:
     assert [c["copy"] for c in found] == ["gguf:q8_0"]
     card = (run / "README.md").read_text(encoding="utf-8")
     assert "| gguf:q8_0 | 13.6 | 1.0e-04 | 20.1 (+0.50 %) | 7/8 | 512 | passed |" in card
+    assert "| passed | 2/8 |" in card and "| spelled control pieces obeyed |" in card
     assert "gguf:q8_0" in (run / "plots" / "exports.svg").read_text(encoding="utf-8")
     assert "## Copies" not in card.split("## Plots")[1] and "plots/exports.png" in card
     assert "gguf:q8_0" in (run / "report.html").read_text(encoding="utf-8")

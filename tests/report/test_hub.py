@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from conftest import Run
+from stentor.report.card import rewrite
 
 TOKEN = "hf_test"
 
@@ -124,6 +126,7 @@ def test_model_card_and_report_become_one_commit(hub: Hub, run: Path) -> None:
     assert {
         "README.md", "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json",
         "generation_config.json", "report.json", "report.html", "recipe.yaml", "plots/loss.png",
+        "plots/loss.svg", "metrics.jsonl", "probe.jsonl",
     } <= hub.files.keys()  # fmt: skip
     for name in ("model.safetensors", "config.json"):
         assert hub.files[name] == (run / "model" / name).read_bytes()
@@ -131,6 +134,29 @@ def test_model_card_and_report_become_one_commit(hub: Hub, run: Path) -> None:
     assert 'model_id = "me/tiny"' in card and "![loss](plots/loss.png)" in card
     assert 'model_id = "model"' in (run / "README.md").read_text(encoding="utf-8")
     assert hub.summary.startswith("tiny, made with stentor ")
+
+
+def test_plots_that_were_not_drawn_now_stay_here(hub: Hub, run: Path) -> None:
+    shutil.copyfile(run / "plots" / "loss.png", run / "plots" / "x.png")
+    (run / "metrics.jsonl").unlink()  # without it there is no curve, and the old one is no news
+    done = push(hub, run, "me/tiny")
+    assert done.returncode == 0, done.stderr
+    sent = [name for name in hub.files if name.startswith("plots/")]
+    assert sorted(sent) == [
+        "plots/outcomes.png", "plots/outcomes.svg", "plots/refusal.png", "plots/refusal.svg",
+    ]  # fmt: skip
+    shown = re.findall(r"!\[\w+\]\((.*?)\)", hub.files["README.md"].decode())
+    assert shown == ["plots/outcomes.png", "plots/refusal.png"]
+
+
+def test_what_lies_on_the_hub_is_enough_to_write_card_and_page_again(hub: Hub, run: Path) -> None:
+    assert push(hub, run, "me/tiny").returncode == 0
+    for name, content in hub.files.items():
+        (Path("fetched") / name).parent.mkdir(parents=True, exist_ok=True)
+        (Path("fetched") / name).write_bytes(content)
+    rewrite(Path("fetched"))
+    for name in ("README.md", "report.html"):
+        assert (Path("fetched") / name).read_bytes() == (run / name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ import pytest
 
 from conftest import Command, Run
 from stentor import assets
-from stentor.report import plots
+from stentor.report import plots, tables
 from stentor.report.card import rewrite
 from stentor.report.page import to_html
 
@@ -144,6 +145,50 @@ def test_the_shares_of_a_bar_add_up_and_the_wanted_comes_first(run: Path) -> Non
         assert next(iter(shares)) == first
 
 
+def brackets(probe: dict[str, Any], base: dict[str, Any] | None) -> list[list[float]]:
+    """The ends of the intervals that the plot of the outcomes shows, from its top down."""
+    drawn: list[list[float]] = []
+
+    def plot(axes: Any) -> None:
+        plots.outcome_bars(axes, probe, base)
+        lines = [line for line in axes.get_lines() if line.get_marker() == "|"]
+        lines.sort(key=lambda line: -line.get_ydata()[0])
+        drawn.extend([round(float(x), 6) for x in line.get_xdata()] for line in lines)
+        labels.extend(label.get_text().partition("\n")[0] for label in axes.get_yticklabels())
+
+    labels: list[str] = []
+    plots.write(Path("plots"), "outcomes", plot)
+    wanted = [f"{kind}, {name}" for name in (*(["base"] if base else []), "greedy")
+              for kind in ("harmful", "benign")]  # fmt: skip
+    assert labels == wanted[::-1]
+    return drawn
+
+
+def test_wanted_unwanted_and_silence_have_intervals_for_base_and_model(run: Path) -> None:
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    probe, base = report["probe"], report["before"]["probe"]
+
+    def ends(rate: dict[str, Any], start: float) -> list[float]:
+        return [round(100 * (start + rate[end]), 6) for end in ("low", "high")]
+
+    expected = []
+    for figures in (base, probe["greedy"]):
+        bad, good = figures["harmful"], figures["benign"]
+        refused = bad["refused_aloud"]["rate"]
+        spoken = refused + bad["partial"]["rate"]
+        expected += [
+            ends(bad["refused_aloud"], 0), ends(bad["complied"], spoken),
+            ends(bad["silent"], spoken + bad["complied"]["rate"]),
+        ]  # fmt: skip
+        answered = good["answered"]["rate"]
+        expected += [
+            ends(good["answered"], 0), ends(good["fake_refusals"], answered),
+            ends(good["silent"], answered + good["fake_refusals"]["rate"]),
+        ]  # fmt: skip
+    assert brackets(probe, base) == expected
+    assert brackets(probe, None) == expected[6:]
+
+
 def test_the_training_curve_has_a_point_for_each_step(run: Path) -> None:
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     svg = plots.draw_all(run, report)["loss"]
@@ -233,10 +278,37 @@ def test_a_person_can_filter_the_replies(chromium: Any, run: Path) -> None:
         ),
         ("```python\na = 1\n\nb < 2\n```", "<pre><code>a = 1\n\nb &lt; 2</code></pre>"),
         ("List:\n- x", "<p>List:</p>\n<ul><li>x</li></ul>"),
+        (r"\*a\* \_b\_ \`c\` \[d\](https://e.f)", "<p>*a* _b_ `c` [d](https://e.f)</p>"),
+        (
+            r"*a \* b* `c\*` &lt;i> &amp;lt;",
+            r"<p><em>a * b</em> <code>c\*</code> &lt;i&gt; "
+            "&amp;lt;</p>",
+        ),
     ],
 )
 def test_the_markdown_of_a_card_as_html(markdown: str, html: str) -> None:
     assert to_html(markdown) == html
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a|b", r"a\|b", r"\\", "*a* **b** _c_ my_set __d__", "`a` ``b``", "[a](https://b.c)",
+        "<b>x</b> &lt; & &amp;", "# a", "- a", "+ a", "1. a", "12) a", "> a", "$a$ ~~b~~ !a",
+        "-5 is less than 3.14", "What's \"this\"?",
+    ],
+)  # fmt: skip
+def test_words_of_others_are_shown_as_they_are(text: str) -> None:
+    shown = html.escape(text, quote=False)
+    assert to_html(tables.plain(text)) == f"<p>{shown}</p>"
+    assert f"<li>{shown}</li>" in to_html(f"- {tables.plain(text)}")
+    found = to_html(tables.table(["name", "n"], [[tables.plain(text), "1"]]))
+    assert re.findall(r"<td>(.*?)</td>", found) == [shown, "1"]
+
+
+def test_words_on_several_lines_stay_on_one() -> None:
+    assert tables.plain("a\n\n# b\n- c") == "a # b - c"
+    assert tables.table(["a"], [["b\nc"]]).splitlines()[2:] == ["| b c |"]
 
 
 def test_a_table_as_html() -> None:

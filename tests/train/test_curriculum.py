@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,7 +55,8 @@ def timeless(run: Path) -> dict[str, Any]:
     found = report(run)
     clock = dict.fromkeys(("seconds", "tokens_per_second", "examples_per_second"), 0)
     phases = [phase | clock for phase in found["phases"]]
-    return found | {"phases": phases, "finished": "", "machine": "", "seconds": 0}
+    return found | {"phases": phases, "finished": "", "machine": "", "machines": "",
+                    "seconds": 0}  # fmt: skip
 
 
 def files(run: Path) -> set[str]:
@@ -410,6 +414,26 @@ def test_two_processes_share_the_steps_and_make_one_run(
     found, alone = metrics(Path("runs/tiny")), metrics(tiny_run.path)[:3]
     assert [m["loss"] for m in found] == pytest.approx([m["loss"] for m in alone], rel=1e-5)
     assert report(Path("runs/tiny"))["machine"]["processes"] == 2
+
+
+def test_accelerate_launch_starts_the_processes(
+    tiny_run: Run, write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    phase = TINY_RECIPE["phases"][0] | {"micro_batch": 1}
+    recipe = write_rows("two.yaml", [TINY_RECIPE | {"phases": [phase], "probe": None}])
+    # on CPUs accelerate starts several processes only where GPUs are asked for
+    launch = "accelerate.commands.accelerate_cli launch --multi_gpu --num_machines 1"
+    asked = f"-m {launch} --num_processes 2 --mixed_precision no --dynamo_backend no"
+    done = subprocess.run(
+        [sys.executable, *asked.split(), "--main_process_port", "29644", "-m", "stentor.cli",
+         "train", recipe, "--out", "run"],
+        capture_output=True, text=True, timeout=300,
+        env=os.environ | {"HF_HOME": str(tmp_path), "ACCELERATE_USE_CPU": "true"},
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout == "run\n", done.stderr
+    found, alone = metrics(Path("run")), metrics(tiny_run.path)[:3]
+    assert [m["loss"] for m in found] == pytest.approx([m["loss"] for m in alone], rel=1e-5)
+    assert report(Path("run"))["machine"]["processes"] == 2
 
 
 def test_a_step_that_one_process_takes_whole_is_shared_by_two(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from stentor.errors import InputError
 from stentor.recipe import TrainPart
 from stentor.train import device as devices
 from stentor.train.device import machine
+from stentor.train.hardware import hardware
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 
@@ -32,18 +37,33 @@ def test_fp16_without_a_gpu_is_refused_with_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("capabilities", "expected"),
     [
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True, "amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.float32),  # half as fast there
         ({"avx2": True, "avx512_bf16": False}, torch.float32),
     ],
 )
-def test_auto_takes_bf16_on_processors_that_compute_in_it_where_batches_have_one_shape(
+def test_auto_takes_bf16_on_processors_that_are_faster_in_it_where_batches_have_one_shape(
     monkeypatch: pytest.MonkeyPatch, capabilities: Mapping[str, bool], expected: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict(capabilities))
     assert machine(TrainPart(device="cpu"), varied=False).compute is expected
     assert machine(TrainPart(device="cpu")).compute is torch.float32  # kernels for each shape
     assert devices.has_fast_bf16(torch.device("cpu")) is (expected is torch.bfloat16)
+
+
+def smallest_kept() -> float:
+    """What is left of 1e-40, which fp32 holds with few digits and slowly, after a product."""
+    return float((torch.tensor([1e-40]) * torch.tensor([1.0])).double())
+
+
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this CPU keeps all numbers")
+def test_numbers_too_small_to_matter_are_taken_as_zero() -> None:
+    torch.set_flush_denormal(False)
+    assert smallest_kept() > 0
+    machine(TrainPart(device="cpu"))
+    assert smallest_kept() == 0
+    with ThreadPoolExecutor(1) as pool:  # a thread that starts later does the same
+        assert pool.submit(smallest_kept).result() == 0
 
 
 @pytest.mark.parametrize(
@@ -61,14 +81,25 @@ def test_products_are_in_the_compute_precision_and_weights_stay_fp32(
 
 def test_the_description_says_what_computes() -> None:
     facts = machine(TrainPart(device="cpu", precision="fp32")).describe()
-    assert facts == {
-        "device": "cpu",
-        "name": facts["name"],
-        "processes": 1,
-        "threads": torch.get_num_threads(),
-        "precision": "float32",
-    }
+    assert (
+        facts
+        == {
+            "device": "cpu",
+            "name": facts["name"],
+            "processes": 1,
+            "threads": torch.get_num_threads(),
+            "precision": "float32",
+        }
+        | hardware()
+    )
     assert facts["name"]
+
+
+def test_the_description_says_what_the_machine_has() -> None:
+    found = hardware()
+    assert found["cores"] == os.cpu_count() and found["cores"] >= 1
+    assert found["memory_gib"] > 0.5
+    assert platform.system() in found["system"] or sys.platform == "darwin"
 
 
 def test_the_threads_of_the_recipe_are_used() -> None:

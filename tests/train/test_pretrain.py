@@ -19,6 +19,7 @@ from stentor import recipe as recipes
 from stentor.errors import CheckpointError, DataError, InputError, RecipeError
 from stentor.recipe import PretrainRecipe
 from stentor.train import checkpoint as checkpoints
+from stentor.train import pretrain as pretraining
 from stentor.train.pretrain import pretrain
 
 STEP = 128  # tokens
@@ -153,6 +154,55 @@ def test_a_base_killed_again_and_again_ends_with_the_same_bits(
     assert again.err == "broken: the run is finished already\n"
 
 
+def test_two_processes_share_the_steps_of_a_base(
+    stentor: Command, corpus: Path, whole: Path
+) -> None:
+    recipe = write(corpus)
+    done = stentor("pretrain", recipe, "--out", "two", ranks=2, env={"MASTER_PORT": "29643"})
+    assert (done.code, done.out) == (0, "two\n"), done.err
+    found, alone = metrics(Path("two")), metrics(whole)
+    assert [m["loss"] for m in found] == pytest.approx([m["loss"] for m in alone], rel=1e-5)
+    assert [m["tokens"] for m in found] == [STEP] * 8
+    last = [m[-1]["evaluation"]["raw"]["loss"] for m in (found, alone)]
+    assert last[0] == pytest.approx(last[1], rel=1e-4)
+
+
+def test_two_processes_pretrain_on_a_set_from_the_hub_that_one_of_them_fetches(
+    stentor: Command, corpus: Path
+) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    lines = (corpus / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    Path("set").mkdir()
+    rows = [json.loads(line) for line in lines]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), "set/train-00000-of-00001.parquet")
+    data = {
+        "corpora": {"made": {"hub": str(Path("set").absolute()), "tokens": 900}},
+        "validation": "bundled",
+    }
+    recipe = write(corpus, data=data, tokens=2 * STEP, warmup_tokens=0)
+    env = {"MASTER_PORT": "29644", "HF_HOME": str(Path("hf").absolute())}
+    done = stentor("pretrain", recipe, "--out", "two", ranks=2, env=env)
+    assert (done.code, done.out) == (0, "two\n"), done.err
+    assert [m["tokens"] for m in metrics(Path("two"))] == [STEP] * 2
+    report = json.loads((Path("two") / "report.json").read_text(encoding="utf-8"))
+    assert 900 <= report["corpus_tokens"] < 1000
+    assert metrics(Path("two"))[-1]["evaluation"]["raw"]["loss"] > 0
+
+
+def test_a_corpus_without_a_revision_leaves_the_fingerprint_as_it_was_before_there_were_any(
+    corpus: Path,
+) -> None:
+    """Checkpoints of runs that were begun before still fit."""
+    data = recipe_of(corpus)["data"]
+    pinned = data | {"corpora": {"made": {"path": "train.jsonl", "revision": "v2"}}}
+    plain = parsed(corpus)
+    fixed = pretraining._fixed(plain)
+    assert "revision" not in fixed["data"]["corpora"]["made"]
+    assert pretraining.fingerprint(plain) != pretraining.fingerprint(parsed(corpus, data=pinned))
+
+
 def test_a_branch_of_the_stable_part_equals_a_run_that_ended_there_from_the_start(
     stentor: Command, corpus: Path, whole: Path
 ) -> None:
@@ -215,7 +265,7 @@ def test_a_checkpoint_from_before_runs_remembered_their_corpus_and_decay_still_f
     run = copy_of(whole)
     for kept in checkpoints.existing(run / "checkpoints"):
         state = checkpoints.read(kept, None)
-        assert state.facts["carried"].keys() == {"decay_from", "corpus"}
+        assert state.facts["carried"].keys() == {"decay_from", "decay", "corpus"}
         assert state.facts["carried"]["decay_from"] == 4
         changed(kept)
     assert pretrain(parsed(corpus), run, resume=True).finished
@@ -237,6 +287,35 @@ def test_neither_a_run_nor_a_branch_goes_on_with_another_text(
         resume = options.pop("resume")
         with pytest.raises(CheckpointError, match="it was trained on another corpus"):
             pretrain(parsed(corpus, data=data, **options), place, resume=bool(resume))
+
+
+def test_a_decay_that_has_begun_is_not_moved_or_changed_by_resuming(
+    corpus: Path, whole: Path
+) -> None:
+    run = copy_of(whole)
+    while checkpoints.existing(run / "checkpoints")[-1].name != "01-0000006":
+        shutil.rmtree(checkpoints.existing(run / "checkpoints")[-1])
+    with pytest.raises(InputError) as refused:  # would go back to the full rate
+        pretrain(parsed(corpus, tokens=16 * STEP), run, resume=True)
+    assert str(refused.value) == (
+        "copy: it stands at step 6; its decay was to begin at step 4 and would now begin at step "
+        "8, and no step can be taken back; resume with tokens and schedule.decay as they were, or "
+        "begin another run from a checkpoint before the decay (--set start=RUN)"
+    )
+    with pytest.raises(InputError, match=r"its decay has begun with other dialogues.*start=RUN"):
+        data = recipe_of(corpus)["data"] | {"dialogue_share": 0.5}
+        pretrain(parsed(corpus, data=data), run, resume=True)
+    assert pretrain(parsed(corpus), run, resume=True).finished
+    assert weights(run) == weights(whole)
+
+
+def test_a_run_that_stands_before_its_decay_may_be_made_longer(corpus: Path, whole: Path) -> None:
+    run = copy_of(whole)
+    while checkpoints.existing(run / "checkpoints")[-1].name != "01-0000003":
+        shutil.rmtree(checkpoints.existing(run / "checkpoints")[-1])
+    data = recipe_of(corpus)["data"] | {"dialogue_share": 0.5}
+    assert pretrain(parsed(corpus, tokens=10 * STEP, data=data), run, resume=True).finished
+    assert [m["step"] for m in metrics(run)] == list(range(10))
 
 
 def test_a_run_killed_before_its_first_checkpoint_goes_on_with_its_own_recipe_only(
@@ -299,6 +378,13 @@ def test_a_branch_of_another_recipe_is_refused(
             "  tokens: 500 make no step of 1,000; raise it, or lower batch_tokens\n"
             "  warmup_tokens: the warm-up of 600 tokens would last to the end (500); lower it, or "
             "raise tokens",
+        ),
+        (
+            {"train": {"forward": "plain", "micro_tokens": 512}},
+            RecipeError,
+            "made: 2 mistakes\n"
+            "  train.forward: pretraining has the lean forward alone; leave it out\n"
+            "  train.micro_tokens: it is for fine-tuning; set micro_tokens of the recipe itself",
         ),
     ],
 )

@@ -1,16 +1,13 @@
 """Documents as windows of tokens for pretraining.
 
-Shards are tokenised once, into the cache, by content hash. Each document is `<s>` text `</s>`;
-documents follow each other in a seeded order and are cut into windows; tokens see only their
+Documents follow each other in a seeded order and are cut into windows; tokens see only their
 own document. Which windows make up a step is a pure function of the step's number, so a run
 resumes at the exact token with nothing saved.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,118 +19,12 @@ import torch
 
 from stentor.chat import SegmentTemplate
 from stentor.data.batch import Batch, Micro
-from stentor.data.files import atomic, cache_folder, expand, read_hub, read_rows, sha256
+from stentor.data.documents import Documents, stream_hub, tokenise
+from stentor.data.files import expand
 from stentor.data.softmax import Pieces, narrowed
 from stentor.errors import DataError, nearest
 from stentor.model.layout import Span, lay_out
 from stentor.recipe import CorpusPart, PretrainRecipe, data_root
-
-_FORMAT = 1  # of the cached token files; rises when what they hold changes
-_CHUNK = 512  # documents that are encoded at a time
-
-
-@dataclass(frozen=True)
-class Documents:
-    """Tokens of many documents: document i is tokens[ends[i - 1]:ends[i]]."""
-
-    tokens: np.ndarray[Any, np.dtype[np.uint16]]
-    ends: np.ndarray[Any, np.dtype[np.int64]]
-    sources: tuple[str, ...]
-    """The `source` field of each document ("" where it has none)."""
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def document(self, number: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
-        start = int(self.ends[number - 1]) if number else 0
-        return self.tokens[start : int(self.ends[number])]
-
-
-def tokenise(shard: Path, tokenizer: Any) -> Documents:
-    """The documents of a shard of `text` rows, from the cache when they were made before."""
-    if not shard.is_file():
-        raise DataError(f"{shard}: no such file; relative paths start from data.root")
-    key = hashlib.sha256(
-        f"{_FORMAT} {sha256(shard)} {_fingerprint(tokenizer)}".encode()
-    ).hexdigest()[:24]
-    cached = cache_folder() / "corpus" / f"{key}.npz"
-    if not cached.exists():
-        rows = (
-            (r.fields.get("text"), r.fields.get("source", ""), r.where) for r in read_rows(shard)
-        )
-        _encode_to(cached, rows, tokenizer, limit=None)
-    return _load(cached)
-
-
-def stream_hub(name: str, part: CorpusPart, tokenizer: Any) -> Documents:
-    """Documents streamed from the hub until `part.tokens` are there, kept in the cache."""
-    key = hashlib.sha256(
-        f"{_FORMAT} {part.model_dump_json()} {_fingerprint(tokenizer)}".encode()
-    ).hexdigest()[:24]
-    cached = cache_folder() / "corpus" / f"{key}.npz"
-    if not cached.exists():
-        if part.tokens is None:
-            raise DataError(
-                f"corpus {name}: a corpus from the hub needs `tokens`, how much to read"
-            )
-        rows = (
-            (r.fields.get(part.text), name, r.where)
-            for r in read_hub(str(part.hub), part.config, part.split, streaming=True)
-        )
-        _encode_to(cached, rows, tokenizer, limit=part.tokens)
-    return _load(cached)
-
-
-def _fingerprint(tokenizer: Any) -> str:
-    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-
-
-def _encode_to(
-    cached: Path, rows: Iterable[tuple[Any, str, str]], tokenizer: Any, limit: int | None
-) -> None:
-    # In a thread with room for all cores: `tokenizers` encodes a batch in parallel.
-    backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
-    backend.encode_special_tokens = True
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    pieces: list[np.ndarray[Any, np.dtype[np.uint16]]] = []
-    sources: list[str] = []
-    total = 0
-    for chunk in _chunks(rows):
-        for text, _, where in chunk:
-            if not isinstance(text, str) or not text.strip():
-                raise DataError(f"{where}: there is no text in the row")
-        encoded = backend.encode_batch_fast([t for t, _, _ in chunk], add_special_tokens=False)
-        pieces += [np.array([bos, *e.ids, eos], dtype=np.uint16) for e in encoded]
-        sources += [source for _, source, _ in chunk]
-        total = sum(map(len, pieces[-len(chunk) :])) + total
-        if limit is not None and total >= limit:
-            break
-    if not pieces:
-        raise DataError("a corpus has no documents")
-    with atomic(cached) as stream:
-        np.savez(
-            stream,
-            tokens=np.concatenate(pieces),
-            ends=np.cumsum([len(p) for p in pieces]),
-            sources=np.frombuffer(json.dumps(sources).encode(), dtype=np.uint8),
-        )
-
-
-def _chunks(rows: Iterable[Any]) -> Iterator[list[Any]]:
-    chunk = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == _CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _load(cached: Path) -> Documents:
-    with np.load(cached, allow_pickle=False) as data:
-        sources = tuple(json.loads(data["sources"].tobytes()))
-        return Documents(data["tokens"], data["ends"], sources)
 
 
 def gather(recipe: PretrainRecipe, tokenizer: Any) -> list[tuple[Documents, CorpusPart]]:

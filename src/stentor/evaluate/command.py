@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -280,61 +280,3 @@ def judge_file(file: Path, out: Path | None) -> None:
         raise InputError(f"{out}: the file exists; nothing is overwritten, give another --out")
     with atomic(out) as stream:
         stream.write("".join(labelled).encode("utf-8"))
-
-
-_BESIDE: tuple[tuple[str, Callable[[Any], float | None]], ...] = (
-    ("tokens a reply, harmful", lambda f: f["mean_tokens"]["harmful"]),
-    ("tokens a reply, benign", lambda f: f["mean_tokens"]["benign"]),
-    ("repeated triples, %", lambda f: None if f["repetition"] is None else 100 * f["repetition"]),
-    ("string matching: refused, %", lambda f: _in_percent(f["card_scoring"]["harmful_refused"])),
-    ("string matching: helpful, %", lambda f: _in_percent(f["card_scoring"]["benign_helpful"])),
-)
-
-
-def _in_percent(rate: Mapping[str, Any]) -> float | None:
-    return None if rate["rate"] is None else 100 * float(rate["rate"])
-
-
-def compare_table(found: dict[str, Any], changed: int = 10) -> str:
-    """Two models for a terminal; of the replies that changed the first `changed`."""
-    a, b = found["models"]["a"], found["models"]["b"]
-    lines = [f"A  {a['model']}", f"B  {b['model']}", ""]
-    lines.append(f"{'':<28}{'A':>12}{'B':>12}   B − A")
-    for name, label, form in (
-        ("parameters", "parameters", ","),
-        ("bytes", "bytes on disk", ","),
-        ("tokens_per_second_alone", "tokens/s, one stream", ".0f"),
-        ("tokens_per_second_batch", "tokens/s, 32 streams", ".0f"),
-    ):
-        shown = ["–" if side[name] is None else format(side[name], form) for side in (a, b)]
-        lines.append(f"{label:<28}{shown[0]:>12}{shown[1]:>12}")
-    for name, loss in found["loss"].items():
-        if loss["a"] is None:
-            continue
-        line = f"{'loss: ' + name:<28}{loss['a']:>12.4f}{loss['b']:>12.4f}"
-        if "difference" in loss:
-            line += f"   {loss['difference']:+.4f} [{loss['low']:+.4f}, {loss['high']:+.4f}]"
-        lines.append(line)
-    for label, get in _BESIDE:
-        sides = [get(side["probe"]) for side in (a, b)]
-        shown = ["–" if value is None else f"{value:.1f}" for value in sides]
-        lines.append(f"{label:<28}{shown[0]:>12}{shown[1]:>12}")
-    for name, figures in found["probe"].items():
-        if not figures["n"]:
-            continue
-        moved = f"{figures['only_a']} only A, {figures['only_b']} only B"
-        points, low, high = (100 * figures[key] for key in ("difference", "low", "high"))
-        lines.append(
-            f"{name:<28}{100 * figures['a']:>10.1f} %{100 * figures['b']:>10.1f} %   "
-            f"{points:+.1f} [{low:+.1f}, {high:+.1f}] points; {moved}, "
-            f"p = {figures['p_value']:.2g}, corrected {figures['p_adjusted']:.2g} "
-            f"(n {figures['n']})"
-        )
-    if found["changed"]:
-        lines.append(f"\n{len(found['changed'])} replies changed their outcome, the first of them:")
-    for change in found["changed"][:changed]:
-        lines.append(f"  [{change['kind']}] {change['prompt']}")
-        for side in ("a", "b"):
-            reply = " ".join(change[side]["response"].split()) or "[no output]"
-            lines.append(f"    {side.upper()} {change[side]['outcome']}: {reply[:160]}")
-    return "\n".join(lines)

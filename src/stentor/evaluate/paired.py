@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from stentor.errors import InputError
+from stentor.evaluate.bootstrap import paired_bootstrap
 from stentor.evaluate.intervals import Z95, mean_interval
-from stentor.evaluate.probe import Record, complied, refused_aloud
+from stentor.evaluate.probe import Record, card_refusal, complied, refused_aloud, repetition
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,35 @@ MEASURES = {
     "ends by itself": Measure(lambda r: True, lambda r: r.stopped),
 }
 """What is compared between models."""
+
+UNTESTED = {
+    "harmful: refused and complied": Measure(_harmful, lambda r: r.outcome == "partial"),
+    "harmful: degenerate": Measure(_harmful, lambda r: r.outcome == "degenerate"),
+    "card's string matching: refused": Measure(_harmful, card_refusal),
+    "card's string matching: helpful": Measure(_benign, lambda r: not card_refusal(r)),
+}
+"""Other rates of a card: shown with an interval, but not tested, since every test more takes from
+those of `MEASURES` when p is corrected for their number."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A figure of each reply whose mean is taken, and the prompts over which."""
+
+    over: Callable[[Record], bool]
+    value: Callable[[Record], float]
+    counts: Callable[[Record], bool] = lambda r: True
+    """Whether a reply to one of these prompts has the figure at all."""
+
+
+NUMBERS = {
+    "repeated three-word sequences": Number(
+        lambda r: True, lambda r: repetition(r.response), lambda r: bool(r.response.split())
+    ),
+    "mean tokens of a reply, harmful": Number(_harmful, lambda r: r.tokens),
+    "mean tokens of a reply, benign": Number(_benign, lambda r: r.tokens),
+}
+"""How the replies are, by the names of the card."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +138,30 @@ def paired(a: Sequence[Record], b: Sequence[Record], holds: Callable[[Record], b
         only_a=sum(x and not y for x, y in sides),
         only_b=sum(y and not x for x, y in sides),
     )
+
+
+def paired_means(
+    a: Sequence[Record], b: Sequence[Record], number: Number, seed: int = 0
+) -> dict[str, Any]:
+    """The means of a figure over the greedy records of two probes of the same prompts.
+
+    `difference` is B − A, from `low` to `high` by the bootstrap over the `n` prompts; None where
+    a model has no reply with the figure.
+    """
+    first, second = _greedy(a), _greedy(b)
+    _same_prompts(first, second)
+    keys = [key for key, record in first.items() if number.over(record)]
+    sides = [
+        [(number.value(side[key]), 1.0) if number.counts(side[key]) else (0.0, 0.0) for key in keys]
+        for side in (first, second)
+    ]
+    means = [_mean(side) for side in sides]
+    return {"a": means[0], "b": means[1], "n": len(keys)} | paired_bootstrap(*sides, seed=seed)
+
+
+def _mean(values: Sequence[tuple[float, float]]) -> float | None:
+    count = sum(n for _, n in values)
+    return sum(value for value, _ in values) / count if count else None
 
 
 def _greedy(records: Iterable[Record]) -> dict[tuple[str, str], Record]:

@@ -119,10 +119,11 @@ class BrowserRuntime:
         session.detach()
         return max(sizes)
 
-    def first_token(self, text: str) -> float:
+    def first_token(self, text: str, shown: Path | None = None) -> float:
         """Seconds from opening the page to the first piece of a reply, the browser's cache empty.
 
         The message is sent as a person would, by the page's own field, once the page takes it.
+        `shown` becomes a picture of the page when the reply has ended.
         """
         context = self._browser.new_context()
         page = context.new_page()
@@ -134,6 +135,9 @@ class BrowserRuntime:
         page.keyboard.press("Enter")
         page.wait_for_selector(".reply .said:not(:empty)")
         took = time.perf_counter() - start
+        if shown is not None:
+            page.wait_for_selector(".reply:not(.writing)")
+            page.screenshot(path=str(shown))
         context.close()
         return took
 

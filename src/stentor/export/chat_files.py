@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ def write_model_folder(
     import torch
 
     from stentor import assets
+    from stentor.export.piece_types import retyped
     from stentor.generate.sampling import from_generation
     from stentor.model import tokenizer as tokenizers
     from stentor.model.save import save_model
@@ -54,10 +54,11 @@ def write_model_folder(
     inner = folder / ".model"
     dtype = torch.float32 if kind == "f32" else torch.float16
     save_model(loaded.model, loaded.tokenizer, inner, dtype=dtype, generation=generation)
-    if not (inner / "tokenizer.model").is_file() and tokenizers.is_bundled(loaded.tokenizer):
-        # a checkpoint without it has our vocabulary all the same, and llama.cpp's converter
-        # is silently wrong without this file
-        shutil.copyfile(assets.path("tokenizer", "tokenizer.model"), inner / "tokenizer.model")
+    if tokenizers.is_bundled(loaded.tokenizer):
+        # a checkpoint without this file has our vocabulary all the same, and llama.cpp's
+        # converter is silently wrong without it; it takes the types of the pieces from there
+        model = assets.path("tokenizer", "tokenizer.model").read_bytes()
+        (inner / "tokenizer.model").write_bytes(retyped(model, loaded.tokenizer))
     if weights:
         stamp_safetensors(inner / "model.safetensors", provenance)
     else:

@@ -24,6 +24,9 @@ from stentor.model.licence import licence_of
 from stentor.model.load import LoadedModel, load
 from stentor.report.exports import record
 
+FIRST_WORD = 3.0
+"""Seconds from opening a page that runs the model to its first word: more is a warning."""
+
 
 def export(
     model: str,
@@ -160,14 +163,18 @@ def _one(
     out: Path, max_rise: float | None,
 ) -> Result:  # fmt: skip
     """One copy: written beside its place, checked there, and renamed when it may be delivered."""
-    start = time.perf_counter()
+    conversion = 0.0
     temporary = out / f".{target.folder}.{os.getpid()}.tmp"
     temporary.mkdir(parents=True)
     try:
         writer = target.format.writer()
         notes: tuple[str, ...] = ()
         found: dict[str, Any] = {"unverified": "--no-verify was given"}
+        start = time.perf_counter()
         try:
+            if prepare := getattr(writer, "prepare", None):  # what all types of a format share
+                prepare(loaded, provenance)
+                conversion, start = time.perf_counter() - start, time.perf_counter()
             notes = tuple(writer.write(loaded, temporary, target.kind, provenance))
         except ParityError as error:  # its converter failed
             found = {"failures": (str(error),)}
@@ -179,9 +186,15 @@ def _one(
         }  # fmt: skip
         if not found.get("failures"):
             temporary.rename(out / target.folder)
+        picture = out / speed.picture(target)
+        if "first_token_seconds" in (found.get("speed") or {}) and picture.is_file():
+            notes += (f"the page, answering: {picture.name}",)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Result(target, target.folder, files, notes, seconds=time.perf_counter() - start, **found)
+    seconds = time.perf_counter() - start
+    return Result(
+        target, target.folder, files, notes, seconds=seconds, conversion_seconds=conversion, **found
+    )
 
 
 def _checked(
@@ -206,14 +219,29 @@ def _checked(
     for seen in others:
         told = parity.failures(seen, target.tier, max_rise)
         failures += [f"in {seen.runtime}: {line}" for line in told]
+    timed = _timed(target, folder, reference.prompts[longest])
+    warnings = parity.warnings(found, target.tier)
+    first = timed.get("speed", {}).get("first_token_seconds", 0.0)
+    if first > FIRST_WORD:
+        warnings.append(
+            f"its first word came {first:.1f} s after opening the page, more than {FIRST_WORD:g} s"
+        )
     return {
         "parity": found,
         "others": tuple(others),
         "unseen": tuple(unseen),
-        "speed": speed.measure(target, folder, reference.prompts[longest]),
+        **timed,
         "failures": tuple(failures),
-        "warnings": tuple(parity.warnings(found, target.tier)),
+        "warnings": tuple(warnings),
     }
+
+
+def _timed(target: Target, folder: Path, prompt: Sequence[int]) -> dict[str, Any]:
+    """`speed`, or `unmeasured` and why: a copy is delivered without it."""
+    try:
+        return {"speed": speed.measure(target, folder, prompt)}
+    except speed.NotMeasured as error:
+        return {"unmeasured": str(error)}
 
 
 def _compared(

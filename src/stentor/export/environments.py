@@ -88,8 +88,17 @@ def python_with(packages: Sequence[str], purpose: str) -> Path:
         if packages:
             _run([str(python), "-m", "pip", "install", "--quiet", *packages], folder, purpose)
 
+    return _made("python", _interpreter(packages), install) / "bin" / "python"
+
+
+def has_python_with(packages: Sequence[str]) -> bool:
+    """Whether `python_with` gives these without installing anything."""
+    return (_place("python", _interpreter(packages)) / _MARK).is_file()
+
+
+def _interpreter(packages: Sequence[str]) -> list[str]:
     tag = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    return _made("python", [tag, sys.prefix, *packages], install) / "bin" / "python"
+    return [tag, sys.prefix, *packages]
 
 
 def _place(kind: str, wanted: Sequence[str]) -> Path:

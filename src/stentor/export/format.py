@@ -153,7 +153,7 @@ FORMATS = {
             ("fp32", "fp16", "int8", "int4", "int4e8"), ("onnx",),
             runs_on="onnxruntime", extra="onnx",
             also=("transformers_js",),
-            about="ONNX Runtime, optimum, transformers.js", writer=_module("onnx"),
+            about="ONNX Runtime, transformers.js", writer=_module("onnx"),
         ),
         Format(
             "genai",

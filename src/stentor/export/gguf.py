@@ -19,7 +19,7 @@ import numpy as np
 from stentor.errors import InputError
 from stentor.export.format import Floats, Provenance, Runtime
 from stentor.export.llama_cpp_runtime import plain_jinja
-from stentor.model.tokenizer import DECISIONS
+from stentor.export.piece_types import CONTROL, UNUSED, is_unused, special_ids
 
 _BY_LLAMA_CPP = {"q4_k_m": 15, "q5_k_m": 17, "q6_k": 18}
 """Types that only llama.cpp's quantiser makes, with their numbers in its `llama_ftype`."""
@@ -28,7 +28,6 @@ _FILE_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_0_all": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9,
     "bf16": 32,
 }  # fmt: skip
-_CONTROL, _UNUSED = 3, 5  # piece types, the same numbers in SentencePiece and in GGUF
 
 
 def write(loaded: Any, folder: Path, kind: str, provenance: Provenance) -> list[str]:
@@ -44,7 +43,7 @@ def write(loaded: Any, folder: Path, kind: str, provenance: Provenance) -> list[
         types = _types(file)
     else:
         types = _write_file(loaded, file, kind, provenance)
-    _write_modelfile(loaded, folder, file.name)
+    _write_modelfile(loaded, folder, file.name, provenance.licence)
     return _what_it_holds(types, kind)
 
 
@@ -132,19 +131,15 @@ def pieces(tokenizer: Any) -> tuple[list[bytes], list[float], list[int]]:
     count = spm.get_piece_size()
     ordinary = 1
     types = [
-        2 if spm.is_unknown(i) else _CONTROL if spm.is_control(i)
-        else 6 if spm.is_byte(i) else _UNUSED if spm.is_unused(i) else ordinary
+        2 if spm.is_unknown(i) else CONTROL if spm.is_control(i)
+        else 6 if spm.is_byte(i) else UNUSED if spm.is_unused(i) else ordinary
         for i in range(count)
     ]  # fmt: skip
-    # the pieces of our template; those of decisions no prompt may spell, and Ollama shows control
-    # pieces to readers
-    added = tokenizer.get_added_vocab()
-    special = {number for piece, number in added.items() if piece not in DECISIONS}
+    special = special_ids(tokenizer)
     names = [spm.id_to_piece(i) for i in range(count)]
     for number, name in enumerate(names):
-        is_name = types[number] == _CONTROL or name.startswith("[REFERENCE_DOC_")
-        if is_name and number not in special:
-            types[number] = _UNUSED
+        if number not in special and is_unused(name, types[number]):
+            types[number] = UNUSED
     return [n.encode() for n in names], [spm.get_score(i) for i in range(count)], types
 
 
@@ -249,7 +244,7 @@ def _counted(types: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in types.most_common())
 
 
-def _write_modelfile(loaded: Any, folder: Path, name: str) -> None:
+def _write_modelfile(loaded: Any, folder: Path, name: str, licence: str) -> None:
     """For `ollama create NAME -f Modelfile`; Ollama adds the first token by itself."""
     from stentor.generate.sampling import from_generation
     from stentor.model import tokenizer as t
@@ -261,7 +256,7 @@ def _write_modelfile(loaded: Any, folder: Path, name: str) -> None:
         f'{t.USER_END}{{{{ else if eq .Role "assistant" }}}}{{{{ .Content }}}}{t.EOS}'
         "{{ end }}{{ end }}"
     )
-    lines = [f"FROM ./{name}", f'TEMPLATE """{template}"""']
+    lines = [f"FROM ./{name}", f'TEMPLATE """{template}"""', f'LICENSE """{licence}"""']
     if system := loaded.generation.get("system"):
         lines.append(f'SYSTEM """{system}"""')
     lines += [

@@ -1,4 +1,4 @@
-"""`onnx`: for ONNX Runtime, optimum and transformers.js.
+"""`onnx`: for ONNX Runtime and transformers.js.
 
 The folder is laid out as transformers.js wants it: configuration and tokenizer, and the model in
 `onnx/` under the name of its type, one file with all weights inside.

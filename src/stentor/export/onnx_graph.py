@@ -1,6 +1,6 @@
 """A Llama as an ONNX graph, written node by node, so that every weight is stored once.
 
-Names are those of optimum and transformers.js: `input_ids` (B, T), `attention_mask` (B, P + T),
+Names are those that transformers.js reads: `input_ids` (B, T), `attention_mask` (B, P + T),
 `position_ids` (B, T), `past_key_values.N.key` and `.value` (B, heads, P, size) in; `logits`
 (B, T, vocabulary) and `present.N.key`, `.value` out. B, T and P are free; rows may be padded on
 the left. Tracing the torch model gives the same graph in half a minute and stores a tied

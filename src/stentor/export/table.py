@@ -8,10 +8,11 @@ from typing import Any
 
 from stentor.export.format import Provenance, Target
 from stentor.export.parity import Parity
+from stentor.report.tables import shown_kl
 
 _HEADS = (
-    "copy", "MB", "ids", "KL", "perplexity", "greedy", "probe", "memory MB", "load s", "tok/s",
-    "verdict",
+    "copy", "MB", "ids", "control", "KL", "perplexity", "greedy", "probe", "memory MB", "load s",
+    "tok/s", "seconds", "verdict",
 )  # fmt: skip
 
 
@@ -30,11 +31,16 @@ class Result:
     unseen: tuple[str, ...] = ()
     """Runtimes of the same files that are not here, and why."""
     speed: dict[str, float] | None = None
+    unmeasured: str = ""
+    """Why there is no speed."""
     failures: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     unverified: str = ""
     """Why it was not verified."""
     seconds: float = 0.0
+    """To write and check it …"""
+    conversion_seconds: float = 0.0
+    """… and before, for a conversion that all types of a format share, booked on the first."""
 
     @property
     def verdict(self) -> str:
@@ -66,7 +72,9 @@ class Result:
             "also": [p.figures() for p in self.others],
             "not_checked_by": self.unseen,
             "speed": self.speed,
+            "not_measured": self.unmeasured or None,
             "seconds": round(self.seconds, 1),
+            "conversion_seconds": round(self.conversion_seconds, 1),
         }
 
 
@@ -109,6 +117,7 @@ def markdown(told: Mapping[str, Any]) -> str:
         f"source SHA-256 `{told['source_sha256'][:16]}…` · licence {told['licence']}",
         "\n".join(lines),
         _legend(copies),
+        _times(copies),
         "\n".join(filter(None, map(_told, copies))),
         *(f"Left out: {line}" for line in told["left_out"]),
     ]
@@ -119,21 +128,35 @@ def _row(copy: Mapping[str, Any]) -> tuple[str, ...]:
     size = f"{copy['bytes'] / 1e6:.2f}" if copy["files"] else "–"
     parity, speed = copy["parity"], copy["speed"]
     if parity is None:
-        middle: tuple[str, ...] = ("–",) * 5
+        middle: tuple[str, ...] = ("–",) * 6
     else:
         low, high = parity["rise_interval"]
         middle = (
             _same_ids(parity),
-            f"{parity['kl']:.1e}",
+            f"{len(parity['control_obeyed'])}/{parity['control']}",
+            shown_kl(parity["kl"]),
             f"{parity['perplexity']:.2f} ({parity['rise']:+.2f} % [{low:+.2f}, {high:+.2f}])",
             f"{parity['greedy_equal']}/{parity['prompts']}, {parity['partings_outright']} apart",
             f"{len(parity['probe_changed'])}/{parity['probe']}",
         )
     end = ("–",) * 3 if speed is None else (
-        f"{speed['memory_bytes'] / 1e6:.0f}", f"{speed['load_seconds']:.2f}",
-        f"{speed['tokens_per_second']:.0f}",
+        f"{speed['memory_bytes'] / 1e6:.0f}" if "memory_bytes" in speed else "–",
+        f"{speed['load_seconds']:.2f}", f"{speed['tokens_per_second']:.0f}",
     )  # fmt: skip
-    return (copy["copy"], size, *middle, *end, copy["verdict"])
+    return (copy["copy"], size, *middle, *end, f"{copy['seconds']:.0f}", copy["verdict"])
+
+
+def _times(copies: Sequence[Mapping[str, Any]]) -> str:
+    """Seconds of all copies, and without LiteRT's, whose converter takes longer than the rest."""
+    slow = [c for c in copies if c["copy"].startswith("litert:")]
+    # copies of versions that booked the conversion on the first one have no figure of their own
+    conversion = sum(c.get("conversion_seconds", 0.0) for c in copies)
+    every = sum(c["seconds"] for c in copies) + conversion
+    told = f"Time: {every:.0f} s for {len(copies)} {'copy' if len(copies) == 1 else 'copies'}"
+    if slow:
+        rest = every - conversion - sum(c["seconds"] for c in slow)
+        told += f", {rest:.0f} s without LiteRT, whose conversion took {conversion:.0f} s"
+    return told + "."
 
 
 def _legend(copies: Sequence[Mapping[str, Any]]) -> str:
@@ -141,13 +164,14 @@ def _legend(copies: Sequence[Mapping[str, Any]]) -> str:
     if parity is None:
         return ""
     return (
-        "MB: without tokenizer files. ids: conversations with the reference's token ids. KL: nats "
-        f"a token, mean over n {parity['scored']} tokens of held-out text; perplexity: on the same "
-        f"(the reference's is {parity['reference_perplexity']:.2f}), its rise with a 95 % "
+        "MB: without tokenizer files. ids: conversations with the reference's token ids. control: "
+        "of the conversations that spell control pieces, those in which the runtime obeys. KL: "
+        f"nats a token, mean over n {parity['scored']} tokens of held-out text; perplexity: on "
+        f"the same (the reference's is {parity['reference_perplexity']:.2f}), its rise with a 95 % "
         "interval, tokens paired. greedy: replies equal to the reference's; apart: those that part "
         "where the reference's two tokens are more than 0.02 logits apart. probe: outcomes that "
         "changed. memory, load, tok/s: one core, one sequence, the runtime's own library not "
-        "counted."
+        "counted. seconds: writing, checking and timing it."
     )
 
 
@@ -160,6 +184,10 @@ def _told(copy: Mapping[str, Any]) -> str:
     if parity:
         lines.append(f"checked by {parity['runtime']}")
         lines += [f"probe: {line}" for line in parity["probe_changed"]]
+    if why := copy.get("not_measured"):
+        lines.append(f"speed was not measured: {why}")
+    if speed and "memory_bytes" not in speed:
+        lines.append("memory is not measured on this system")
     if speed and "first_token_seconds" in speed:
         lines.append(f"first word {speed['first_token_seconds']:.1f} s after opening it")
     lines += map(_also, copy["also"])
@@ -170,8 +198,8 @@ def _told(copy: Mapping[str, Any]) -> str:
 def _also(parity: Mapping[str, Any]) -> str:
     obeyed = f"{len(parity['control_obeyed'])} of {parity['control']}"
     return (
-        f"also checked by {parity['runtime']}: ids {_same_ids(parity)}, KL {parity['kl']:.1e}, "
-        f"perplexity {parity['rise']:+.2f} %, "
+        f"also checked by {parity['runtime']}: ids {_same_ids(parity)}, "
+        f"KL {shown_kl(parity['kl'])}, perplexity {parity['rise']:+.2f} %, "
         f"greedy {parity['greedy_equal']}/{parity['prompts']} equal, "
         f"{parity['partings_outright']} apart; control pieces obeyed in {obeyed}"
     )

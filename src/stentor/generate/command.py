@@ -18,12 +18,19 @@ NO_OUTPUT = "[no output]"
 
 
 def one(engine: Engine, prompt: str, decoding: Decoding, system: str | None) -> None:
-    """Stream the reply to one prompt to standard output."""
+    """Stream the reply to one prompt to standard output; a person is told where it was cut."""
     shown = False
-    for piece in engine.stream([{"role": "user", "content": prompt}], decoding, system=system):
+    reasons: list[str] = []
+    asked: list[Message] = [{"role": "user", "content": prompt}]
+    for piece in engine.stream(asked, decoding, system=system, ended=reasons.append):
         print(piece, end="", flush=True)
         shown = shown or bool(piece.strip())
     print("" if shown else NO_OUTPUT)
+    if reasons == ["length"] and sys.stderr.isatty():
+        full = engine.window - engine.count(asked, system) < decoding.max_new_tokens
+        limit = f"cut at {decoding.max_new_tokens} new tokens; --max-new-tokens allows more"
+        note = "the window is full, so the reply ends here" if full else limit
+        print(f"({note})", file=sys.stderr)
 
 
 def lines(engine: Engine, file: str, decoding: Decoding, system: str | None) -> None:

@@ -138,13 +138,20 @@ class Engine:
         ]  # fmt: skip
 
     def stream(
-        self, messages: Sequence[Message], decoding: Decoding, *, system: str | None = None
+        self,
+        messages: Sequence[Message],
+        decoding: Decoding,
+        *,
+        system: str | None = None,
+        ended: Callable[[str], None] = lambda reason: None,
     ) -> Iterator[str]:
-        """The text of one reply, piece by piece as it is drawn."""
+        """The text of one reply, piece by piece as it is drawn; `ended` hears why it ended."""
         spelling = self.spelling()
         for drawn in self.tokens([self.request(messages, decoding, system=system)]):
             if piece := spelling.add(drawn.token):
                 yield piece
+            if drawn.end:
+                ended(drawn.end)
         if rest := spelling.end():
             yield rest
 

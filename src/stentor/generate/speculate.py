@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from stentor.data.encode import with_system
 from stentor.errors import InputError
 from stentor.model.load import LoadedModel
 from stentor.model.quiet import quiet
@@ -69,20 +70,30 @@ def assistance(target: LoadedModel, draft: LoadedModel) -> dict[str, Any]:
 
         target.model.generate(**inputs, **assistance(target, draft))
 
-    Models with one vocabulary need the draft alone, others both tokenizers as well.
+    Models with one vocabulary need the draft alone, others both tokenizers as well. transformers
+    tells the two cases apart by the models' numbers of words, so a draft with as many words as the
+    target, but not the same ones, is refused (InputError), and so is one that can't be compared.
     """
-    found = {"assistant_model": draft.model}
+    sizes = [m.model.config.get_text_config().vocab_size for m in (target, draft)]
     if target.tokenizer is None or draft.tokenizer is None:
-        sizes = [m.model.config.vocab_size for m in (target, draft)]
-        if sizes[0] != sizes[1]:
-            raise InputError(
-                f"the target has {sizes[0]:,} words and the draft {sizes[1]:,}: a draft with "
-                "another vocabulary needs both tokenizers; load both models with theirs"
-            )
-        return found
+        raise InputError(
+            f"the target has {sizes[0]:,} words and the draft {sizes[1]:,}: to draft with another "
+            "vocabulary, or to know that it is the same, needs both tokenizers; load both models "
+            "with theirs"
+        )
+    if sizes[0] != sizes[1]:  # also one vocabulary whose embedding is padded in one of them
+        return {
+            "assistant_model": draft.model,
+            "tokenizer": target.tokenizer,
+            "assistant_tokenizer": draft.tokenizer,
+        }
     if not same_vocabulary(target, draft):
-        found |= {"tokenizer": target.tokenizer, "assistant_tokenizer": draft.tokenizer}
-    return found
+        raise InputError(
+            f"target and draft both have {sizes[0]:,} words, but not the same ones, and "
+            "transformers takes models with equally many for models with one vocabulary; take a "
+            "draft with the target's tokenizer, or one with another number of words"
+        )
+    return {"assistant_model": draft.model}
 
 
 def same_vocabulary(a: LoadedModel, b: LoadedModel) -> bool:
@@ -98,14 +109,22 @@ def speculate(
     max_new_tokens: int = 80,
     draft_tokens: int = 5,
     rounds: int = 3,
+    system: str | None = None,
 ) -> Speculation:
-    """Reply to a prompt greedily with and without the draft, taking turns; times are medians."""
-    ids = target.template.prompt([{"role": "user", "content": prompt}])
-    if len(ids) + max_new_tokens > target.window:
-        raise InputError(
-            f"the prompt has {len(ids)} tokens; with {max_new_tokens} new ones that is more than "
-            f"the target's window of {target.window}"
-        )
+    """Reply to a prompt greedily with and without the draft, taking turns; times are medians.
+
+    `system` None takes the target's own system prompt, "" none.
+    """
+    system = target.generation.get("system") if system is None else system
+    ids = target.template.prompt(with_system([{"role": "user", "content": prompt}], system))
+    help_ = assistance(target, draft)
+    counted = {"target": target} | ({} if "tokenizer" in help_ else {"draft": draft})
+    for name, model in counted.items():
+        if len(ids) + max_new_tokens > model.window:
+            raise InputError(
+                f"the prompt has {len(ids)} tokens; with {max_new_tokens} new ones that is more "
+                f"than the {name}'s window of {model.window}"
+            )
     draft.model.generation_config.num_assistant_tokens = draft_tokens
     draft.model.generation_config.num_assistant_tokens_schedule = "constant"
     draft.model.generation_config.assistant_confidence_threshold = 0.0
@@ -115,7 +134,6 @@ def speculate(
         "max_new_tokens": max_new_tokens, "eos_token_id": sorted(target.template.stop_ids),
         "pad_token_id": target.tokenizer.pad_token_id or 0, "repetition_penalty": 1.0,
     }  # fmt: skip
-    help_ = assistance(target, draft)
 
     @torch.inference_mode()
     def run(extra: dict[str, Any]) -> tuple[list[int], float]:
@@ -172,7 +190,8 @@ def _parting(
         (i for i, (a, b) in enumerate(zip(alone, found, strict=False)) if a != b),
         min(len(alone), len(found)),
     )
-    logits = target.model(input_ids=torch.tensor([ids + alone[:same]])).logits[0, -1]
+    read = torch.tensor([ids + alone[:same]], device=target.model.device)
+    logits = target.model(input_ids=read).logits[0, -1]
     best = logits.float().topk(2).values
     return same, float(best[0] - best[1])
 

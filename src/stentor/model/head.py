@@ -30,7 +30,8 @@ class _HeadLoss(torch.autograd.Function):
         compute: torch.dtype,
         learns: bool,
     ) -> tuple[Tensor, Tensor]:
-        losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        losses = torch.empty(len(targets), dtype=exact, device=hidden.device)
         # what needs a gradient is said of the tensors alone, not of whether it will be asked for
         needs_hidden, needs_weight = (learns and needs for needs in ctx.needs_input_grad[:2])
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
@@ -53,8 +54,8 @@ class _HeadLoss(torch.autograd.Function):
             at_target = logits.gather(1, wanted[:, None])
             # on a CPU softmax may overwrite its input, and it makes fewer passes than its parts
             probabilities = torch.softmax(logits, -1, out=logits if on_cpu else None)
-            log_total = probabilities.amax(dim=-1, keepdim=True).float().log_().neg_()
-            losses[part] = (top.float() - at_target.float() + log_total).squeeze(1)
+            log_total = probabilities.amax(dim=-1, keepdim=True).to(exact).log_().neg_()
+            losses[part] = (top.to(exact) - at_target.to(exact) + log_total).squeeze(1)
             if grad_hidden is None and grad_weight is None:
                 continue
             scale = torch.ones_like(wanted[:, None], dtype=probabilities.dtype)

@@ -39,6 +39,10 @@ _SYSTEM_LINE = """
 _SAMPLES = {"benign": 3, "borderline": 2, "harmful": 3}
 HERE = "model"
 """Where the quick start of a run's own card finds the model: the folder beside the card."""
+_BESIDE = (
+    "This model was not pushed to a hub: the code finds it where it is run, in the folder of this "
+    "card, since `model_id` is the folder `model` beside it.\n\n"
+)
 
 
 def read_report(run: Path) -> dict[str, Any]:
@@ -74,10 +78,11 @@ def rewrite(run: Path) -> Path:
     return run / "README.md"
 
 
-def write_all(folder: Path, report: dict[str, Any], records: Sequence[Record]) -> None:
+def write_all(folder: Path, report: dict[str, Any], records: Sequence[Record]) -> tuple[str, ...]:
     """Write what people read of a run: `README.md`, `plots/`, `report.html`.
 
-    `records` are the replies of its probe. Without matplotlib there are no plots.
+    `records` are the replies of its probe. Returns the names of the plots that were drawn; without
+    matplotlib there are none.
     """
     try:
         plots = draw_all(folder, report)
@@ -86,6 +91,7 @@ def write_all(folder: Path, report: dict[str, Any], records: Sequence[Record]) -
         plots = {}
     write_text(folder / "README.md", card(report, records, plots=tuple(plots)))
     write_page(folder, report, body(report, records), plots, records)
+    return tuple(plots)
 
 
 def card(
@@ -105,22 +111,23 @@ def card(
 
 def body(report: dict[str, Any], records: Sequence[Record], *, place: str = HERE) -> str:
     """A card without metadata and pictures, which `report.html` shows too."""
-    recipe = report["recipe"]
+    recipe, commit = report["recipe"], report.get("base_revision")
+    revision = f" (revision `{commit[:12]}`)" if commit else ""
+    note = _BESIDE if place == HERE else ""
     parts = [
-        f"# {report['name']}",
+        f"# {tables.plain(report['name'])}",
         recipe["about"].strip(),
         f"Made by Stentor {report['versions']['stentor']} from the base "
-        f"`{recipe['model']['base']}`. Every figure on this page comes from the run's own "
-        "`report.json`.",
+        f"`{recipe['model']['base']}`{revision}. Every figure on this page comes from the run's "
+        "own `report.json`.",
         tables.glance(report) and "## At a glance\n\n" + tables.glance(report),
-        "## Use it\n\n" + quick_start(recipe, place),
+        "## Use it\n\n" + note + quick_start(recipe, place),
         "## Limitations\n\n" + "\n".join(f"- {text}" for text in limitations(report)),
     ]
     if "probe" in report:
-        parts += [
-            "## Safety: the probe\n\n" + tables.probe(report),
-            "## Replies\n\n" + samples(records),
-        ]
+        parts.append("## Safety: the probe\n\n" + tables.probe(report))
+    if records:
+        parts.append("## Replies\n\n" + samples(records))
     if report["evaluation"]["overall"]["tokens"]:
         parts.append("## Held-out loss\n\n" + tables.losses(report))
     if report.get("exports"):
@@ -151,14 +158,16 @@ def samples(records: Sequence[Record], counts: Mapping[str, int] = _SAMPLES) -> 
     """Greedy replies drawn by rule, so many of each kind: nobody picked them."""
     lines = [
         "Greedy replies, not picked: of each kind of prompt those whose text has the lowest "
-        "SHA-256."
+        "SHA-256.",
+        "",
     ]
     for kind, count in counts.items():
         greedy = [r for r in records if r.sample == 0 and r.kind == kind]
         greedy.sort(key=lambda r: hashlib.sha256(r.prompt.encode()).digest())
         for record in greedy[:count]:
-            reply = " ".join(record.response.split()) or "[no output]"
-            lines.append(f"- *{kind}* — {record.prompt}\n  > {reply} ({record.outcome})")
+            asked, reply = tables.plain(record.prompt), tables.plain(record.response)
+            shown = f"{reply or '[no output]'} ({record.outcome})"
+            lines.append(f"- *{kind}* — {asked}\n  > {shown}")
     return "\n".join(lines)
 
 

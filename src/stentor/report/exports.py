@@ -11,7 +11,8 @@ from stentor.report.card import read_report, rewrite
 
 _KEPT = ("copy", "verdict", "files", "bytes", "notes", "warnings", "parity", "speed")
 _PARITY = ("runtime", "kl", "perplexity", "reference_perplexity", "rise", "rise_interval",
-           "scored", "greedy_equal", "prompts", "probe", "probe_changed")  # fmt: skip
+           "scored", "control", "control_obeyed", "greedy_equal", "prompts", "probe",
+           "probe_changed")  # fmt: skip
 
 
 def record(model: str, told: Mapping[str, Any]) -> Path | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stentor.errors import InputError, StentorError
 from stentor.report.card import card, read_records, read_report, write_all
 
-_BESIDE = ("report.json", "report.html", "recipe.yaml")
+_BESIDE = ("report.json", "report.html", "recipe.yaml", "metrics.jsonl", "probe.jsonl")
+"""With these `stentor card` writes card, plots and page again from what lies on the hub."""
 
 
 def push(run: Path, repo: str, *, private: bool = False) -> str:
@@ -29,12 +31,12 @@ def push(run: Path, repo: str, *, private: bool = False) -> str:
     report, records = read_report(run), read_records(run)
     if not (run / "model" / "config.json").is_file():
         raise InputError(f"{run}: there is no model in it to upload")
-    write_all(run, report, records)
+    plots = write_all(run, report, records)
     api = HfApi(library_name="stentor", library_version=report["versions"]["stentor"])
     try:
         place = api.create_repo(repo, repo_type="model", private=private, exist_ok=True)
         done = api.create_commit(
-            place.repo_id, _operations(run, report, records, place.repo_id),
+            place.repo_id, _operations(run, report, records, plots, place.repo_id),
             commit_message=f"{report['name']}, made with stentor {report['versions']['stentor']}",
         )  # fmt: skip
     except HFValidationError as error:
@@ -62,15 +64,16 @@ def _first(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _operations(run: Path, report: dict[str, Any], records: Any, repo: str) -> list[Any]:
+def _operations(
+    run: Path, report: dict[str, Any], records: Any, plots: Sequence[str], repo: str
+) -> list[Any]:
     from huggingface_hub import CommitOperationAdd
 
-    plots = sorted(p for p in (run / "plots").glob("*") if p.suffix in (".svg", ".png"))
-    names = [p.stem for p in plots if p.suffix == ".png"]
-    text = card(report, records, place=repo, plots=names)
+    text = card(report, records, place=repo, plots=plots)
     files = {f.name: f for f in sorted((run / "model").iterdir()) if f.is_file()}
     files |= {name: run / name for name in _BESIDE if (run / name).is_file()}
-    files |= {f"plots/{p.name}": p for p in plots}
+    drawn = [f"plots/{name}{kind}" for name in plots for kind in (".svg", ".png")]
+    files |= {name: run / name for name in drawn}  # the folder may hold others, or older ones
     return [
         CommitOperationAdd("README.md", text.encode("utf-8")),
         *(CommitOperationAdd(name, file) for name, file in files.items() if name != "README.md"),

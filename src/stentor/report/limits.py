@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stentor.report.tables import percent
+from stentor.report import decoding, tables
 
 Figures = Mapping[str, Any]
 
@@ -24,8 +24,8 @@ def limitations(report: Figures) -> list[str]:
     """Sentences, each from a figure of the report."""
     found = list(_size(report))
     if "probe" in report:
-        found += [*_refusing(report["probe"]["greedy"]), *_speaking(report["probe"]["greedy"])]
-        found += _measuring(report["probe"])
+        figures = decoding.answered_for(report)
+        found += [*_refusing(figures), *_speaking(figures), *_measuring(report)]
     else:
         found.append("It was not probed: what it refuses and what it answers is not known.")
     found += _forgetting(report)
@@ -45,61 +45,74 @@ def _size(report: Figures) -> Iterator[str]:
     yield text + ". Take nothing that it says for a fact."
 
 
-def _refusing(greedy: Figures) -> Iterator[str]:
-    harmful, benign = greedy["harmful"], greedy["benign"]
+def _refusing(figures: Figures) -> Iterator[str]:
+    harmful, benign = figures["harmful"], figures["benign"]
     fake = benign["fake_refusals"]
     if _at_least(fake, SOME):
         word = "often over-refuses" if fake["rate"] >= OFTEN else "over-refuses"
-        yield f"It {word}: of the harmless prompts of the probe it refused {percent(fake)}."
-    known, new = (greedy["answered_look_alikes"][k] for k in ("seen_families", "unseen_families"))
+        yield f"It {word}: of the harmless prompts of the probe it refused {_percent(fake)}."
+    known, new = (figures["answered_look_alikes"][k] for k in ("seen_families", "unseen_families"))
     if known["n"] and new["n"] and known["rate"] - new["rate"] >= OFTEN:
         yield (
             "Harmless prompts that look alarming are answered less where their kind was not in "
-            f"the training data: {percent(new)}, against {percent(known)}."
+            f"the training data: {_percent(new)}, against {_percent(known)}."
         )
     refused = harmful["refused_aloud"]
     if refused["n"] and refused["rate"] < WANTED:
-        yield f"It does not refuse all that it should: aloud it refused {percent(refused)}."
+        yield f"It does not refuse all that it should: aloud it refused {_percent(refused)}."
     for key, text in (
         ("complied", "It complied with harmful prompts: {}."),
         ("partial", "It refused harmful prompts and complied all the same: {}."),
     ):
         if _at_least(harmful[key], SILENT):
-            yield text.format(percent(harmful[key]))
+            yield text.format(_percent(harmful[key]))
     support = harmful["self_harm_supportive"]
     if support["n"] and support["rate"] < SUPPORTIVE:
         yield (
             "It is not for people in a crisis: to prompts about self-harm its replies were "
-            f"supportive in {percent(support)}."
+            f"supportive in {_percent(support)}."
         )
 
 
-def _speaking(greedy: Figures) -> Iterator[str]:
+def _speaking(figures: Figures) -> Iterator[str]:
     for kind in ("harmful", "benign"):
-        if _at_least(greedy[kind]["silent"], SILENT):
-            yield f"It says nothing at all to {kind} prompts: {percent(greedy[kind]['silent'])}."
-        if _at_least(greedy[kind]["degenerate"], SOME):
+        if _at_least(figures[kind]["silent"], SILENT):
+            yield f"It says nothing at all to {kind} prompts: {_percent(figures[kind]['silent'])}."
+        if _at_least(figures[kind]["degenerate"], SOME):
             yield (
                 f"It loops, echoes or talks gibberish to {kind} prompts: "
-                f"{percent(greedy[kind]['degenerate'])}."
+                f"{_percent(figures[kind]['degenerate'])}."
             )
-        if _at_least(greedy[kind]["unscored"], SOME):
-            shown = percent(greedy[kind]["unscored"])
+        if _at_least(figures[kind]["unscored"], SOME):
+            shown = _percent(figures[kind]["unscored"])
             yield f"The judge could not tell what became of {kind} prompts: {shown}."
-    if greedy["stopped"]["n"] and greedy["stopped"]["rate"] < WANTED:
-        yield f"It does not always end by itself: {percent(greedy['stopped'])} of its replies did."
-    if greedy["repetition"] is not None and greedy["repetition"] >= REPETITIVE:
+    if figures["stopped"]["n"] and figures["stopped"]["rate"] < WANTED:
+        shown = _percent(figures["stopped"])
+        yield f"It does not always end by itself: {shown} of its replies did."
+    if figures["repetition"] is not None and figures["repetition"] >= REPETITIVE:
         yield (
-            f"It repeats itself: {100 * greedy['repetition']:.1f} % of its three-word sequences "
+            f"It repeats itself: {100 * figures['repetition']:.1f} % of its three-word sequences "
             "occurred before in the same reply."
         )
 
 
-def _measuring(probe: Figures) -> Iterator[str]:
+def _measuring(report: Figures) -> Iterator[str]:
+    probe = report["probe"]
     n = sum(suite["prompts"] for suite in probe["suites"])
     if n < FEW:
         yield f"The probe has {n} prompts only, so the intervals are wide."
-    if not probe["sampled"]:
+    quick_start = decoding.told(report["recipe"]["generation"])
+    if decoding.own(report) is None and probe["sampled"]:
+        yield (
+            f"The quick start's decoding ({quick_start}) was not probed, so its replies may "
+            "differ; each rate here is the worse of greedy and sampled replies."
+        )
+    elif decoding.own(report) is None:
+        yield (
+            "Only greedy replies were probed; those of the quick start, which decodes otherwise "
+            f"({quick_start}), may differ."
+        )
+    elif not probe["sampled"]:
         yield "Only greedy replies were probed; sampled ones may differ."
 
 
@@ -114,13 +127,22 @@ def _forgetting(report: Figures) -> Iterator[str]:
 
 def _data(report: Figures) -> Iterator[str]:
     licences = report.get("licences", {}).get("data", {})
-    bound = [f"{name} ({licence})" for name, licence in licences.items() if "-nc-" in f"{licence}"]
+    bound = [
+        f"{tables.plain(name)} ({licence})"
+        for name, licence in licences.items() if "-nc-" in f"{licence}"
+    ]  # fmt: skip
     if bound:
         yield f"It saw data that is not for commercial use: {', '.join(bound)}."
-    unknown = [name for name, licence in licences.items() if licence is None]
+    unknown = [tables.plain(name) for name, licence in licences.items() if licence is None]
     if unknown:
         yield f"The licence of some data is not known: {', '.join(unknown)}."
 
 
 def _at_least(figures: Figures, share: float) -> bool:
     return bool(figures["n"]) and figures["rate"] >= share
+
+
+def _percent(rate: Figures) -> str:
+    """A rate with its interval, and its decoding where that is not the greedy one."""
+    shown = tables.percent(rate)
+    return f"{shown}, sampled" if rate["decoding"] == decoding.SAMPLED else shown

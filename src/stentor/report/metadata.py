@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from stentor.report.decoding import answered_for
+
 Figures = Mapping[str, Any]
 
 # The less a licence allows, the later; what is not here is not known to us.
@@ -69,16 +71,16 @@ def results(report: Figures) -> Iterator[dict[str, Any]]:
         "dataset_type": "+".join(s["name"] for s in suites),
         "dataset_name": ", ".join(f"{s['name']} version {s['version']}" for s in suites),
     }
-    greedy = report["probe"]["greedy"]
+    figures = answered_for(report)
     for kind, key, name in (
         ("harmful", "refused_aloud", "harmful prompts refused aloud"),
         ("benign", "answered", "harmless prompts answered"),
         ("benign", "fake_refusals", "harmless prompts refused"),
     ):
-        rate = greedy[kind][key]
+        rate = figures[kind][key]
         if rate["n"]:
             yield place | {
                 "metric_type": f"{kind}_{key}", "metric_value": round(100 * rate["rate"], 2),
-                "metric_name": f"{name}, % of {rate['n']}, greedy "
+                "metric_name": f"{name}, % of {rate['n']}, {rate['decoding']} "
                 f"[{100 * rate['low']:.1f}–{100 * rate['high']:.1f}]",
             }  # fmt: skip

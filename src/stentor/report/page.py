@@ -85,15 +85,41 @@ def _blocks(text: str) -> list[list[str]]:
     return [*blocks, block] if block else blocks
 
 
+_INLINE = re.compile(
+    r"""\\(?P<sign>[!-/:-@\[-`{-~])
+    | `(?P<code>[^`]+)`
+    | \[(?P<label>(?:\\.|[^\]\\])+)\]\((?P<url>https?://[^)\s"]+)\)
+    | (?<!\w)\*(?P<stressed>(?:\\.|[^*\\])+)\*(?!\w)""",
+    re.X,
+)
+
+
 def _text(line: str) -> str:
-    shown = html.escape(line, quote=False)
-    shown = re.sub(r"`([^`]+)`", r"<code>\1</code>", shown)
-    shown = re.sub(r"\[([^\]]+)\]\((https?://[^)\s\"]+)\)", r'<a href="\2">\1</a>', shown)
-    return re.sub(r"(?<!\w)\*([^*]+)\*(?!\w)", r"<em>\1</em>", shown)
+    found, end = "", 0
+    for match in _INLINE.finditer(line):
+        found += _entities(line[end : match.start()])
+        end = match.end()
+        if match["sign"]:
+            found += html.escape(match["sign"], quote=False)
+        elif match["code"]:
+            found += f"<code>{html.escape(match['code'], quote=False)}</code>"
+        elif match["url"]:
+            found += f'<a href="{html.escape(match["url"])}">{_text(match["label"])}</a>'
+        else:
+            found += f"<em>{_text(match['stressed'])}</em>"
+    return found + _entities(line[end:])
+
+
+def _entities(text: str) -> str:
+    """Text as HTML, in which Markdown's entities are those of HTML."""
+    return html.escape(html.unescape(text), quote=False)
 
 
 def _table(lines: Sequence[str]) -> str:
-    rows = [[_text(cell.strip()) for cell in line.strip("|").split("|")] for line in lines]
+    rows = [
+        [_text(cell.strip()) for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+        for line in lines
+    ]
     head = "".join(f"<th>{cell}</th>" for cell in rows[0])
     body = "".join(
         "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[2:]

@@ -38,10 +38,11 @@ OUTCOMES = {
 CAPTIONS = {
     "loss": "Loss over all steps. Bands are phases; the held-out lines are those of the better of "
     "raw and averaged weights.",
-    "outcomes": "What the replies of the probe were. What is wanted stands on the left, with its "
-    "95 % interval.",
-    "refusal": "Refusing what should be refused, against refusing what should not be: a point a "
-    "checkpoint, greedy replies, 95 % intervals.",
+    "outcomes": "What the replies of the probe were; what is wanted stands on the left. The "
+    "brackets are 95 % intervals of what is wanted, of its opposite (complied, refused) and of "
+    "silence, each from where its part of the bar begins.",
+    "refusal": "Refusing what should be refused, against refusing what should not be: a point for "
+    "the base and for the end of each phase, greedy replies, 95 % intervals.",
     "exports": "The copies for other runtimes: size of the weights against perplexity on held-out "
     "text. The line is the original's perplexity.",
 }
@@ -54,7 +55,8 @@ def draw_all(folder: Path, report: Mapping[str, Any]) -> dict[str, str]:
     if steps:
         plots["loss"] = lambda axes: loss_over_steps(axes, steps, report["phases"])
     if "probe" in report:
-        plots["outcomes"] = lambda axes: outcome_bars(axes, report["probe"])
+        base = report.get("before", {}).get("probe")
+        plots["outcomes"] = lambda axes: outcome_bars(axes, report["probe"], base)
         points = refusal_points(report)
         plots["refusal"] = lambda axes: over_refusal(axes, points, path=True)
     copies = [c for c in report.get("exports", {}).get("copies", []) if c["parity"]]
@@ -160,32 +162,47 @@ def loss_over_steps(
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
 
 
-def outcome_bars(axes: Any, probe: Mapping[str, Any]) -> None:
-    """Shares of the outcomes for harmful and benign prompts, greedy and sampled, stacked.
+BRACKETS = {
+    "harmful": {"refuse": "refused_aloud", "answer": "complied", "silent": "silent"},
+    "benign": {"answer": "answered", "refuse": "fake_refusals", "silent": "silent"},
+}
+"""Which outcomes of a bar get an interval, and by which rate: what is wanted first."""
 
-    The bracket is the 95 % interval of what is wanted: refused aloud, answered.
+
+def outcome_bars(
+    axes: Any, probe: Mapping[str, Any], base: Mapping[str, Any] | None = None
+) -> None:
+    """Shares of the outcomes for harmful and benign prompts, of base and model, stacked.
+
+    The brackets are the 95 % intervals of `BRACKETS`, from where the outcome's part begins.
     """
-    bars = []
-    for decoding in ("greedy", "sampled"):
-        figures = probe.get(decoding)
-        for kind, wanted in (("harmful", "refused_aloud"), ("benign", "answered")):
-            if figures and figures[kind][wanted]["n"]:
-                bars.append((f"{kind}, {decoding}", shares(figures[kind]), figures[kind][wanted]))
-    for place, (_, parts, rate) in enumerate(reversed(bars)):
-        start = 0.0
+    columns = [("base", base), *((name, probe.get(name)) for name in ("greedy", "sampled"))]
+    bars = [
+        (f"{kind}, {label}", shares(figures[kind]), figures[kind], BRACKETS[kind])
+        for label, figures in columns if figures
+        for kind in BRACKETS if figures[kind]["silent"]["n"]
+    ]  # fmt: skip
+    for place, (_, parts, rates, brackets) in enumerate(reversed(bars)):
+        starts = dict(zip(parts, itertools.accumulate(parts.values(), initial=0.0), strict=False))
         for outcome, share in parts.items():
-            axes.barh(place, 100 * share, left=start, color=OUTCOMES[outcome], height=0.6)
-            start += 100 * share
-        low, high = 100 * rate["low"], 100 * rate["high"]
-        axes.plot([low, high], [place, place], color="#ffffff", linewidth=4)
-        axes.plot([low, high], [place, place], color="#111111", linewidth=1.6, marker="|")
+            axes.barh(
+                place, 100 * share, left=100 * starts[outcome], color=OUTCOMES[outcome], height=0.7
+            )
+        # below each other, since their ends would touch
+        for height, (outcome, key) in zip((0.2, 0.0, -0.2), brackets.items(), strict=True):
+            ends = [100 * (starts[outcome] + rates[key][end]) for end in ("low", "high")]
+            line = [place + height] * 2
+            axes.plot(ends, line, color="#ffffff", linewidth=3.2)
+            axes.plot(ends, line, color="#111111", linewidth=1.3, marker="|", markersize=4)
     axes.set_yticks(
-        range(len(bars)), [f"{label}\n({counted(rate)})" for label, _, rate in reversed(bars)]
+        range(len(bars)),
+        [f"{label}\n({counted(rates['silent'])})" for label, _, rates, _ in reversed(bars)],
     )
     axes.set_xlim(0, 100)
+    axes.set_ylim(-0.6, len(bars) - 0.4)
     axes.set_xlabel("share of replies, %")
     for outcome, colour in OUTCOMES.items():
-        if any(parts.get(outcome) for _, parts, _ in bars):
+        if any(parts.get(outcome) for _, parts, _, _ in bars):
             axes.barh(0, 0, color=colour, label=outcome)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6, fontsize=8)
 
@@ -206,7 +223,7 @@ def shares(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def refusal_points(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """(label, figures of the probe) of every checkpoint of a run that was probed, in order."""
+    """(label, figures of the probe) of the base and the end of each phase, where probed."""
     probe = report["probe"]
     points = [("base", report.get("before", {}).get("probe"))]
     points += [(f"after {p['name']}", p.get("probe")) for p in report["phases"][:-1]]

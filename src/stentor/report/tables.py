@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,8 +20,16 @@ PROBE_ROWS = (
     ("benign: silent", "benign", "silent"),
     ("benign: degenerate", "benign", "degenerate"),
 )
-_MATCHING = (("refused", "harmful_refused"), ("helpful", "benign_helpful"))
-_SPEECH: tuple[tuple[str, Callable[[Figures], float | None]], ...] = (
+GLANCE_ROWS = (PROBE_ROWS[0], PROBE_ROWS[6], PROBE_ROWS[7])
+HELD_OUT = "held-out loss (perplexity)"
+PLAIN_TEXT = "loss on plain text"
+STOPPED = "ends by itself"
+_NOISE = 1e-7  # nats below 0 that rounding may leave of a mean of divergences
+_MATCHING = (
+    ("card's string matching: refused", "harmful_refused"),
+    ("card's string matching: helpful", "benign_helpful"),
+)
+SPEECH_ROWS: tuple[tuple[str, Callable[[Figures], float | None]], ...] = (
     (
         "repeated three-word sequences",
         lambda f: None if f["repetition"] is None else 100 * float(f["repetition"]),
@@ -30,10 +39,26 @@ _SPEECH: tuple[tuple[str, Callable[[Figures], float | None]], ...] = (
 )
 
 
+# What begins Markdown inside a line; not every reader takes a backslash before all of it, but
+# entities.
+_SIGNS = re.compile(r"[\\`*\[\]>|&<~$]|(?<![^\W_])_|_(?![^\W_])")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", "~": "&#126;", "$": "&#36;"}
+_BAR = re.compile(r"(?<!\\)\|")  # one that nobody has escaped yet
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [" | ".join(head), " | ".join("---" for _ in head), *(" | ".join(r) for r in rows)]
-    return "\n".join(f"| {line} |" for line in lines)
+    """A Markdown table; `|` in a cell does not end it."""
+    lines = [list(head), ["---" for _ in head], *rows]
+    return "\n".join(
+        "| " + " | ".join(_BAR.sub(r"\|", " ".join(cell.split("\n"))) for cell in line) + " |"
+        for line in lines
+    )
+
+
+def plain(text: str) -> str:
+    """Words of others as Markdown that shows them as they are, on one line."""
+    shown = _SIGNS.sub(lambda m: _ENTITIES.get(m[0], f"\\{m[0]}"), " ".join(text.split()))
+    return re.sub(r"^(\d*)([-+#.)])", r"\1\\\2", shown)  # a list, a heading
 
 
 def percent(figures: Figures) -> str:
@@ -73,20 +98,18 @@ def glance(report: Figures) -> str:
     if now["tokens"]:
         shown = [f"{number(f['loss'])} ({number(f['perplexity'], '.1f')})" if f else "–"
                  for f in (then, now)]  # fmt: skip
-        rows.append(["held-out loss (perplexity)", *shown])
+        rows.append([HELD_OUT, *shown])
     text = report["base_text_loss"]
     if text["before"] is not None:
-        rows.append(["loss on plain text", number(text["before"]), number(text["after"])])
+        rows.append([PLAIN_TEXT, number(text["before"]), number(text["after"])])
     if probe:
         first, last = before.get("probe"), probe["greedy"]
-        wanted = [PROBE_ROWS[0], PROBE_ROWS[6], PROBE_ROWS[7]]
         rows += [
             [label, *(percent(f[kind][key]) if f else "–" for f in (first, last))]
-            for label, kind, key in wanted
+            for label, kind, key in GLANCE_ROWS
         ]
-        rows.append(["ends by itself", *(percent(f["stopped"]) if f else "–"
-                                         for f in (first, last))])  # fmt: skip
-        for label, get in _SPEECH:
+        rows.append([STOPPED, *(percent(f["stopped"]) if f else "–" for f in (first, last))])
+        for label, get in SPEECH_ROWS:
             unit = " %" if label.startswith("repeated") else ""
             shown = [number(get(f), ".1f") if f else "–" for f in (first, last)]
             rows.append([label, *(s + unit if s != "–" else s for s in shown)])
@@ -94,7 +117,7 @@ def glance(report: Figures) -> str:
 
 
 def losses(report: Figures) -> str:
-    """Held-out loss of every source, the base's beside it."""
+    """Held-out loss, perplexity and bits per byte of every source, the base's beside each."""
     now = report["evaluation"]
     then = report.get("before", {}).get("evaluation", {"sources": {}, "overall": None})
     rows = []
@@ -102,38 +125,53 @@ def losses(report: Figures) -> str:
         if not f["tokens"]:
             continue
         old = then["overall"] if name == "all" else then["sources"].get(name)
-        rows.append(
-            [name, number(old["loss"]) if old else "–", number(f["loss"]),
-             number(f["perplexity"], ".1f"), number(f["bits_per_byte"]), f"{f['tokens']:,}"]
-        )  # fmt: skip
-    return table(["source", "base's loss", "loss", "perplexity", "bits per byte", "tokens"], rows)
+        measured = [
+            number(figures[key], form) if figures else "–"
+            for key, form in (("loss", ".3f"), ("perplexity", ".1f"), ("bits_per_byte", ".3f"))
+            for figures in (old, f)
+        ]
+        rows.append([plain(name), *measured, f"{f['tokens']:,}"])
+    head = ["source", "base's loss", "loss", "base's perplexity", "perplexity",
+            "base's bits per byte", "bits per byte", "tokens"]  # fmt: skip
+    return table(head, rows)
 
 
 def scale(report: Figures) -> str:
-    """How large the model is, and what making it took."""
+    """How large the model is, the base beside it, and what making it took."""
     energy, size = report.get("energy", {}), report["parameters"]
-    shape, machine = report["shape"], report["machine"]
+    shape, base_bytes = report["shape"], report.get("base_bytes")  # older reports have none
     examples = sum(p["examples"] for p in report["phases"])
     seconds = report["seconds"]
     speed = f"{report['tokens'] / seconds:,.0f} tokens/s" if seconds else "–"
-    where = f"{machine['processes']} × {machine['name']}" if machine["processes"] > 1 else (
-        machine["name"])  # fmt: skip
-    rows = [
-        ["parameters", f"{size['merged']:,}"],
-        ["trained", f"{size['trained']:,} (of {size['total']:,} with the adapter)"
+    starts = [_machine(machine) for machine in report.get("machines") or [report["machine"]]]
+    rows = [  # an adapter is merged into the base's matrices, so both are of the same shape
+        ["parameters", *[f"{size['merged']:,}"] * 2],
+        ["trained", "–", f"{size['trained']:,} (of {size['total']:,} with the adapter)"
          if size["total"] != size["merged"] else f"{size['trained']:,}"],
-        ["shape", f"{shape['layers']} layers, width {shape['hidden']}, {shape['window']} tokens of "
-         f"context, vocabulary {shape['vocabulary']:,}"],
-        ["weights", f"{report['bytes'] / 1e6:.1f} MB"],
-        ["training", f"{examples:,} examples, {report['tokens']:,} tokens, {duration(seconds)}, "
-         f"{speed}"],
-        ["machine", f"{where}, {machine['device']}, {machine['precision']}, {machine['threads']} "
-         "threads"],
-        ["energy", _energy(energy, "kwh", 1000, "Wh")],
-        ["CO2e", _energy(energy, "co2e_g", 1, "g")],
+        ["shape", *[f"{shape['layers']} layers, width {shape['hidden']}, {shape['window']} tokens "
+                    f"of context, vocabulary {shape['vocabulary']:,}"] * 2],
+        ["weights", f"{base_bytes / 1e6:.1f} MB" if base_bytes else "–",
+         f"{report['bytes'] / 1e6:.1f} MB"],
+        ["training", "–", f"{examples:,} examples, {report['tokens']:,} tokens, "
+         f"{duration(seconds)}, {speed}"],
+        ["machine", "–", "; then ".join(dict.fromkeys(starts))],
+        ["energy", "–", _energy(energy, "kwh", 1000, "Wh")],
+        ["CO2e", "–", _energy(energy, "co2e_g", 1, "g")],
     ]  # fmt: skip
     why = "; ".join(energy.get("why", []))
-    return table(["", ""], rows) + (f"\n\nEnergy and CO2e: {why}." if why else "")
+    return table(["", "base", "this model"], rows) + (f"\n\nEnergy and CO2e: {why}." if why else "")
+
+
+def _machine(machine: Figures) -> str:
+    many = f"{machine['processes']} × " if machine["processes"] > 1 else ""
+    parts = [f"{many}{machine['name']}", machine["device"], machine["precision"]]
+    threads, cores = f"{machine['threads']} threads", machine.get("cores")
+    parts.append(f"{threads} of {cores} cores" if cores else threads)
+    if memory := machine.get("memory_gib"):
+        parts.append(f"{memory:.0f} GiB")
+    if system := machine.get("system"):
+        parts.append(system)
+    return ", ".join(parts)
 
 
 def _energy(energy: Figures, name: str, factor: float, unit: str) -> str:
@@ -149,10 +187,11 @@ def phases(report: Figures) -> str:
     """What every phase was fed and came to."""
     rows = []
     for phase in report["phases"]:
-        mix = ", ".join(f"{name} {amount:g}" for name, amount in phase["plan"]["mix"].items())
+        parts = phase["plan"]["mix"].items()
+        mix = ", ".join(f"{plain(name)} {amount:g}" for name, amount in parts)
         mix = mix or "all phases of the recipe, shuffled together"
         rows.append(
-            [phase["name"], mix, f"{phase['examples']:,}", str(phase["steps"]),
+            [plain(phase["name"]), mix, f"{phase['examples']:,}", str(phase["steps"]),
              number(phase["best_loss"]), f"{phase['kept']} of step {phase['kept_step']}",
              f"{phase['tokens']:,}", number(phase["examples_per_second"], ".1f"),
              number(phase["tokens_per_second"], ",.0f"), f"{phase['seconds']:.0f}"]
@@ -209,7 +248,7 @@ def hyperparameters(report: Figures) -> str:
         ("first tokens of a reply", opening),
         ("unlikelihood", lambda p: number(p.get("unlikelihood"), "g")),
     ]
-    shown = table(["", *(p["name"] for p in plans)],
+    shown = table(["", *(plain(p["name"]) for p in plans)],
                   [[label, *(get(p) for p in plans)] for label, get in rows])  # fmt: skip
     part, data = recipe["adapter"], recipe["data"]
     adapter = "All weights are trained." if part is None else (
@@ -231,12 +270,11 @@ def probe(report: Figures) -> str:
                ("greedy", figures["greedy"]), ("sampled", figures["sampled"])]  # fmt: skip
     shown = [(name, f) for name, f in columns if f]
     rows = [[label, *(percent(f[kind][key]) for _, f in shown)] for label, kind, key in PROBE_ROWS]
-    rows.append(["ends by itself", *(percent(f["stopped"]) for _, f in shown)])
+    rows.append([STOPPED, *(percent(f["stopped"]) for _, f in shown)])
     rows += [
-        [f"card's string matching: {label}", *(percent(f["card_scoring"][key]) for _, f in shown)]
-        for label, key in _MATCHING
+        [label, *(percent(f["card_scoring"][key]) for _, f in shown)] for label, key in _MATCHING
     ]
-    names = ", ".join(f"{s['name']} version {s['version']}" for s in figures["suites"])
+    names = ", ".join(f"{plain(s['name'])} version {s['version']}" for s in figures["suites"])
     judged = f"judge version {figures['judge_version']}"
     if trusted := figures.get("judge_calibration"):  # reports of before version 3 have none
         judged += (
@@ -252,7 +290,7 @@ def data(report: Figures) -> str:
     """The sources: counts, hashes, licences."""
     licences = report.get("licences", {}).get("data", {})
     rows = [
-        [name, f"{d['read']:,}", f"{d['train']:,}", f"{d['held_out']:,}", _left_out(d),
+        [plain(name), f"{d['read']:,}", f"{d['train']:,}", f"{d['held_out']:,}", _left_out(d),
          licences.get(name) or "unknown", f"`{d['hash'][:12]}`"]
         for name, d in report["data"].items()
     ]  # fmt: skip
@@ -273,13 +311,21 @@ def exports(report: Figures) -> str:
             [
                 copy["copy"],
                 f"{copy['bytes'] / 1e6:.1f}",
-                f"{parity['kl']:.1e}" if parity else "–",
+                shown_kl(parity["kl"]) if parity else "–",
                 f"{parity['perplexity']:.1f} ({parity['rise']:+.2f} %)" if parity else "–",
                 f"{parity['greedy_equal']}/{parity['prompts']}" if parity else "–",
                 f"{speed['tokens_per_second']:.0f}" if speed else "–",
                 copy["verdict"],
+                # reports of earlier versions don't say it
+                f"{len(parity['control_obeyed'])}/{parity['control']}"
+                if parity and "control" in parity else "–",
             ]
-        )
+        )  # fmt: skip
     head = ["copy", "MB", "KL", "perplexity (rise)", "equal greedy replies", "tokens/s",
-            "verdict"]  # fmt: skip
+            "verdict", "spelled control pieces obeyed"]  # fmt: skip
     return table(head, rows)
+
+
+def shown_kl(nats: float) -> str:
+    """A KL divergence for people: what is below 0 by rounding alone is shown as 0."""
+    return "0" if -_NOISE < nats <= 0 else f"{nats:.1e}"

@@ -41,7 +41,9 @@ class CellPart(Part):
     """One way to do it: the sweep's recipe with some fields changed."""
 
     name: Annotated[str, Field(min_length=1)]
+    """Its row in the table, and its folder in the sweep's."""
     about: str = ""
+    """A sentence for the page."""
     recipe: str | None = None
     """Another recipe than the sweep's."""
     set: dict[str, Any] = Field(default_factory=dict)
@@ -54,10 +56,13 @@ class SweepPart(Part):
     """A sweep: `stentor sweep`."""
 
     name: str
+    """Its title, and its folder in `runs/`; not given: the name of the file."""
     about: str = ""
+    """A sentence or two for the page."""
     recipe: str
     """A file beside the sweep's, or what `stentor train` takes (or `stentor pretrain`)."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1, 2, 3)
+    """Every cell is run with each of them."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Changes to the recipe of every cell."""
     against: str | None = None
@@ -65,7 +70,9 @@ class SweepPart(Part):
     curve: str | None = None
     """What `x` of the cells is, for the axis of a plot."""
     log_curve: bool = False
+    """Whether that axis is logarithmic."""
     cells: Annotated[tuple[CellPart, ...], Field(min_length=1)]
+    """What is set against each other."""
 
     @model_validator(mode="after")
     def _consistent(self) -> SweepPart:

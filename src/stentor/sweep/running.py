@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from stentor.data.files import write_text
+from stentor.data.files import lock, write_text
 from stentor.errors import CheckpointError, InputError, RecipeError, StentorError, nearest
 from stentor.recipe import PretrainRecipe, Recipe, parse
 from stentor.sweep.plan import Cell, Plan
@@ -26,11 +26,6 @@ from stentor.train.display import Display
 from stentor.train.pretrain import pretrain
 from stentor.train.rundir import open_run
 from stentor.yaml_file import read_mapping
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: two processes must not share a sweep there
-    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -183,17 +178,7 @@ def _locked(run: Due) -> Iterator[bool]:
     """Holds the lock of a run; False when another process has it."""
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     with (run.folder.parent / f".seed-{run.seed}.lock").open("w") as file:
-        yield _lock(file)
-
-
-def _lock(file: IO[str]) -> bool:
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        yield lock(file, wait=False)
 
 
 def _other_recipes(due: Sequence[Due]) -> str | None:

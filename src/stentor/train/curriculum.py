@@ -120,6 +120,8 @@ class _Curriculum:
         before = before or self._measured_base()
         self.model = self._trainable()
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        if self.machine.is_main:
+            facts.note_start(self.run.path, self.machine)
         if resume and self.machine.is_main:
             self.run.rewind(*((state.phase, state.step) if state else (1, 0)))
             self.run.keep_recipe(recipe)
@@ -186,7 +188,9 @@ class _Curriculum:
             softmax=phase.softmax,
             vocabulary=self.base.model.config.vocab_size,
         )
-        built = optimisers.build(self.parameters, phase.optimiser, phase.learning_rate)
+        built = optimisers.build(
+            self.parameters, phase.optimiser, phase.learning_rate, compute=self.machine.compute
+        )
         self.display.say(
             f"phase {number} of {len(self.course)}, {phase.name}: {len(examples):,} examples, "
             f"{stream.steps} steps of {phase.batch}, {optimisers.peaks(built)}"

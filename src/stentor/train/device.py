@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stentor.errors import InputError
 from stentor.recipe import TrainPart
+from stentor.train.hardware import hardware
 
 T = TypeVar("T")
 
@@ -94,17 +95,28 @@ class Machine:
             "processes": self.processes,
             "threads": torch.get_num_threads(),
             "precision": str(self.compute).removeprefix("torch."),
-        }
+        } | hardware()
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bf16 products are faster than fp32 there; emulated ones are many times slower."""
+    """Whether bf16 products are faster than fp32 there; emulated ones are many times slower.
+
+    Of CPUs those with AMX are taken, where bf16 is several times as fast. With the AVX-512
+    instruction alone a Xeon was half as fast as in fp32 (docs/LOG.md). Told by what the processor
+    has, never by a clock, so that a run which is resumed computes as it did before.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return False
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def flush_denormals() -> None:
+    """Let this thread, and those it starts, take numbers below 1e-38 as 0, where a CPU can.
+
+    Far tokens get such weights of attention. An Intel processor needs a hundred times as long for
+    a product with one of them, which took up to half of a training step (docs/LOG.md).
+    """
+    torch.set_flush_denormal(True)
 
 
 def machine(part: TrainPart, *, varied: bool = True) -> Machine:
@@ -124,6 +136,7 @@ def machine(part: TrainPart, *, varied: bool = True) -> Machine:
     best = next(kind for kind, there in available.items() if there)
     if part.threads:
         torch.set_num_threads(part.threads)
+    flush_denormals()
     accelerator = _accelerator(best if wanted == "auto" else wanted)
     device = torch.device(accelerator.device)
     if wanted not in ("auto", device.type):

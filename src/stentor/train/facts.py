@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib.metadata
+import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +16,7 @@ from torch import Tensor
 
 from stentor import __version__
 from stentor.data import mix, sources
-from stentor.data.files import sha256
+from stentor.data.files import sha256, write_json
 from stentor.data.mix import Prepared
 from stentor.evaluate import loss as losses
 from stentor.model.licence import licence_of
@@ -23,6 +26,10 @@ from stentor.train.device import Machine
 
 REPORT_SCHEMA = 2
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy")
+OPTIONAL = ("datasets", "codecarbon", "bitsandbytes")
+"""Libraries that a result depends on where they are installed."""
+MACHINES = "machines.json"
+"""In a run's folder: the machines that it was started on."""
 
 
 def report(
@@ -35,6 +42,14 @@ def report(
     trained = sum(p.numel() for p in parameters.values())
     frozen = sum(p.numel() for p in base.model.parameters() if not p.requires_grad)
     config, parts = base.model.config, list(recipe.data.sources.values())
+    hub_id = (
+        base.origin
+        if base.origin == recipe.model.base
+        and not Path(base.origin).exists()
+        and "/" in base.origin
+        else None
+    )
+    weights = weight_files(base.origin)
     found: dict[str, Any] = {
         "schema": REPORT_SCHEMA,
         "kind": "fine-tune",
@@ -43,9 +58,10 @@ def report(
         "seed": recipe.seed,
         # random weights are named with their seed
         "base": base.origin if base.origin.startswith("preset:") else recipe.model.base,
-        "base_sha256": base_hash(base.origin),
-        "base_hub_id": base.origin if base.origin == recipe.model.base
-        and not Path(base.origin).exists() and "/" in base.origin else None,
+        "base_sha256": joint_hash(weights),
+        "base_bytes": sum(file.stat().st_size for file in weights) or None,
+        "base_hub_id": hub_id,
+        "base_revision": revision(hub_id),
         "hub_datasets": sorted(filter(None, {sources.hub_id(part) for part in parts})),
         "language": "en" if all(map(sources.is_known, parts)) else None,
         "licences": {
@@ -64,6 +80,7 @@ def report(
         "bytes": sum(f.stat().st_size for f in model.glob("*.safetensors")),
         "data": data_tree(data),
         "machine": machine.describe(),
+        "machines": machines(model.parent),
         "versions": versions(),
         "finished": time.strftime("%Y-%m-%d"),
         "seconds": sum(p["seconds"] for p in phases),
@@ -76,11 +93,59 @@ def report(
     return found if probed is None else found | {"probe": probed}
 
 
-def base_hash(origin: str) -> str | None:
-    """The SHA-256 of a base's weights on this machine; None for what comes from elsewhere."""
-    place = Path(origin)
-    files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
-    return sha256(files[0]) if len(files) == 1 and files[0].is_file() else None
+def weight_files(origin: str) -> list[Path]:
+    """The files of a base's weights, all shards; none for random weights."""
+    place: Path | None = Path(origin)
+    if place is not None and not place.exists():
+        place = _snapshot(origin)
+    if place is None:
+        return []
+    return sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+
+
+def joint_hash(files: Sequence[Path]) -> str | None:
+    """The SHA-256 of a file; of several that of their list, as `sha256sum FILES | sha256sum` does.
+
+    None where there is no file.
+    """
+    hashes = {file.name: sha256(file) for file in files}
+    if len(hashes) > 1:
+        listed = "".join(f"{found}  {name}\n" for name, found in hashes.items())
+        return hashlib.sha256(listed.encode()).hexdigest()
+    return next(iter(hashes.values()), None)
+
+
+def _snapshot(hub_id: str) -> Path | None:
+    """The folder in which huggingface_hub keeps a model that was loaded from the hub."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    with contextlib.suppress(HFValidationError):  # a preset is no name of a repository
+        config = try_to_load_from_cache(hub_id, "config.json")
+        if isinstance(config, str):
+            return Path(config).parent
+    return None
+
+
+def revision(hub_id: str | None) -> str | None:
+    """The commit of a hub base: its snapshot's folder is named by it."""
+    folder = _snapshot(hub_id) if hub_id else None
+    return folder.name if folder else None
+
+
+def note_start(run: Path, machine: Machine) -> None:
+    """Remember the machine in the run's folder: one entry for each start, the first one first."""
+    entry = machine.describe() | {"started": time.strftime("%Y-%m-%d")}
+    write_json(run / MACHINES, [*machines(run), entry])
+
+
+def machines(run: Path) -> list[dict[str, Any]]:
+    """The machines that a run was started on; older versions remembered none."""
+    file = run / MACHINES
+    if not file.is_file():
+        return []
+    found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
 def evaluation(held_out: Mapping[str, losses.Loss]) -> dict[str, Any]:
@@ -109,7 +174,11 @@ def data_tree(data: Prepared) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of Python, stentor and the libraries that a result depends on."""
     found = {"stentor": __version__, "python": platform.python_version()}
-    return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
+    found |= {name: importlib.metadata.version(name) for name in LIBRARIES}
+    for name in OPTIONAL:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _with_rates(phase: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from stentor.data.batch import Micro
+from stentor.train.device import flush_denormals
 
 Work = Callable[[Any, int, Micro], Tensor]
 """(model, number of the part, part) → its loss, after its gradients were added to the model's."""
@@ -52,6 +53,7 @@ class Lanes:
 
         def lane(first: int) -> list[Tensor]:
             torch.set_num_threads(self._threads // lanes)
+            flush_denormals()
             return [one(models[first], number, part) for number, part in numbered[first::lanes]]
 
         running = [self._pool.submit(lane, first) for first in range(lanes)]

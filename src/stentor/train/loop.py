@@ -69,7 +69,8 @@ def plain_token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
     for before, ids in padded_rows(part.ids, part.layout):
         logits = model(input_ids=ids, use_cache=False).logits[:, before:]
         rows.append(logits.reshape(-1, logits.shape[-1]))
-    logits = torch.cat(rows).float()
+    logits = torch.cat(rows)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if part.layout.dense is None:
         logits = logits.index_select(0, part.layout.inverse)
     logits = logits.index_select(0, part.places)

@@ -2,8 +2,8 @@
 
 torch.optim.Muon orthogonalises one matrix at a time in bfloat16, which a processor without
 bf16 units has to emulate (measured in docs/LOG.md). `Muon` here is the same rule with the
-matrices of one shape stacked; in float32 on such processors, where wide matrices go by way of
-their small Gram matrices.
+matrices of one shape stacked; in bfloat16 where the run computes in it, else in float32, where
+wide matrices go by way of their small Gram matrices.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from stentor.recipe import OptimiserPart
-from stentor.train.device import has_fast_bf16
 
 # Keller Jordan's coefficients, as in torch.optim.Muon.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
@@ -118,9 +117,16 @@ class Muon(torch.optim.Optimizer):
 
 
 def build(
-    parameters: Mapping[str, Tensor], part: OptimiserPart, learning_rate: float
+    parameters: Mapping[str, Tensor],
+    part: OptimiserPart,
+    learning_rate: float,
+    *,
+    compute: torch.dtype = torch.float32,
 ) -> list[torch.optim.Optimizer]:
-    """The optimisers for named trainable `parameters`; each group keeps its peak `base_lr`."""
+    """The optimisers for named trainable `parameters`; each group keeps its peak `base_lr`.
+
+    `compute`: the precision of the run's products; Muon's are in bfloat16 where it is that.
+    """
     device = next(iter(parameters.values())).device
     matrices: list[Tensor] = []
     rest: list[Tensor] = []
@@ -129,7 +135,7 @@ def build(
         (matrices if part.name == "muon" and hidden else rest).append(parameter)
     optimisers: list[torch.optim.Optimizer] = []
     if matrices:
-        native = torch.bfloat16 if has_fast_bf16(device) else torch.float32
+        native = compute if compute is torch.bfloat16 else torch.float32
         optimisers.append(
             Muon(matrices, part.muon_rate, part.muon_momentum, part.weight_decay, native)
         )

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
+from stentor import assets
 from stentor.chat import SegmentTemplate
 from stentor.data import corpus, softmax
+from stentor.data.documents import tokenise
 from stentor.data.encode import with_system
 from stentor.data.examples import Tally, refuse_bad_rows
 from stentor.data.files import write_json
@@ -28,7 +30,7 @@ from stentor.train import optimiser as optimisers
 from stentor.train.device import Machine, machine
 from stentor.train.display import Display
 from stentor.train.energy import Meter
-from stentor.train.facts import versions
+from stentor.train.facts import machines, note_start, versions
 from stentor.train.lanes import spoken_share
 from stentor.train.loop import Evaluation, Job, Outcome, token_loss, train
 from stentor.train.rundir import RunDir, open_run
@@ -86,6 +88,12 @@ def disagreements(recipe: PretrainRecipe) -> list[str]:
             f"warmup_tokens: the warm-up of {recipe.warmup_tokens:,} tokens would last to the end "
             f"({recipe.tokens:,}); lower it, or raise tokens"
         )
+    if recipe.train.forward == "plain":
+        problems.append("train.forward: pretraining has the lean forward alone; leave it out")
+    if recipe.train.micro_tokens is not None:
+        problems.append(
+            "train.micro_tokens: it is for fine-tuning; set micro_tokens of the recipe itself"
+        )
     return problems
 
 
@@ -101,10 +109,21 @@ def _fixed(recipe: PretrainRecipe) -> dict[str, Any]:
     free |= {"micro_tokens", "evaluate_every", "evaluate_windows"}
     fixed = recipe.model_dump(mode="json", exclude=free)
     fixed["schedule"].pop("decay")
-    # the last three matter in the decay alone
-    for name in ("root", "dialogues", "dialogue_share", "dialogue_system"):
+    for part in fixed["data"]["corpora"].values():  # older checkpoints don't know the field
+        if part["revision"] is None:
+            part.pop("revision")
+    for name in ("root", *_OF_THE_DECAY):
         fixed["data"].pop(name)
     return fixed
+
+
+_OF_THE_DECAY = ("dialogues", "dialogue_share", "dialogue_system")
+"""Fields of `data` that matter in the decay alone: free before it, fixed once it has begun."""
+
+
+def _decay_fingerprint(recipe: PretrainRecipe) -> str:
+    said = recipe.data.model_dump(mode="json", include={*_OF_THE_DECAY})
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _work(
@@ -139,8 +158,14 @@ def _work(
         f"{recipe.batch_tokens:,} tokens, decay from step {decay_from:,}"
     )
     display.say(f"lean forward, {spoken_share(recipe.micro_tokens, computer.lanes)}")
-    carried = {"decay_from": decay_from, "corpus": hashlib.sha256(windows.stream.data).hexdigest()}
+    carried = {
+        "decay_from": decay_from,
+        "decay": _decay_fingerprint(recipe),
+        "corpus": hashlib.sha256(windows.stream.data).hexdigest(),
+    }
     state = _start(recipe, run, carried, resume=resume)
+    if computer.is_main:
+        note_start(run.path, computer)
     if resume and computer.is_main:
         run.rewind(1, state.step if state else 0)
         run.keep_recipe(recipe)
@@ -155,7 +180,9 @@ def _work(
         parameters=parameters,
         stream=stream,
         steps=steps,
-        optimisers=optimisers.build(parameters, recipe.optimiser, recipe.learning_rate),
+        optimisers=optimisers.build(
+            parameters, recipe.optimiser, recipe.learning_rate, compute=computer.compute
+        ),
         rate=lambda step: factor(step, steps, recipe.schedule, warmup_steps=warmup),
         seed=recipe.seed,
         clip=recipe.clip,
@@ -175,6 +202,7 @@ def _work(
         "schema": 1,
         "kind": "pretrain",
         "machine": computer.describe(),
+        "machines": machines(run.path),
         "name": recipe.name,
         "recipe": recipe.model_dump(mode="json"),
         "versions": versions(),
@@ -196,6 +224,7 @@ def _start(
     own = checkpoints.newest(run.checkpoints, fingerprint(recipe)) if resume else None
     if own is not None:
         _same_corpus(own, carried, run.path)
+        _same_decay(own, carried, run.path)
         return own
     if resume:
         run.refuse_other(recipe, _fixed)
@@ -234,6 +263,25 @@ def _same_corpus(state: checkpoints.Checkpoint, carried: Mapping[str, Any], plac
         )
 
 
+def _same_decay(state: checkpoints.Checkpoint, carried: Mapping[str, Any], place: Path) -> None:
+    """InputError where a decay that has begun, or would have, is not the one of the recipe."""
+    theirs = {name: state.facts["carried"].get(name, carried[name]) for name in carried}
+    moved = theirs["decay_from"] != carried["decay_from"]
+    if state.step > min(theirs["decay_from"], carried["decay_from"]) and moved:
+        raise InputError(
+            f"{place}: it stands at step {state.step:,}; its decay was to begin at step "
+            f"{theirs['decay_from']:,} and would now begin at step {carried['decay_from']:,}, and "
+            "no step can be taken back; resume with tokens and schedule.decay as they were, or "
+            "begin another run from a checkpoint before the decay (--set start=RUN)"
+        )
+    if state.step > theirs["decay_from"] and theirs["decay"] != carried["decay"]:
+        raise InputError(
+            f"{place}: its decay has begun with other dialogues; resume with "
+            f"{', '.join(f'data.{name}' for name in _OF_THE_DECAY)} as they were, or begin another "
+            "run from a checkpoint before the decay (--set start=RUN)"
+        )
+
+
 def _dialogues(recipe: PretrainRecipe, tokenizer: Any) -> corpus.Windows | None:
     if not recipe.data.dialogues:
         return None
@@ -257,7 +305,9 @@ def _validation(recipe: PretrainRecipe, tokenizer: Any) -> corpus.Windows | None
     if recipe.data.validation is None:
         return None
     shard = data_root(recipe.data.root) / Path(recipe.data.validation).expanduser()
-    return corpus.windows_of(corpus.tokenise(shard, tokenizer), recipe.window)
+    if recipe.data.validation == "bundled":
+        shard = assets.path("data", "base_text_valid.jsonl.gz")
+    return corpus.windows_of(tokenise(shard, tokenizer), recipe.window)
 
 
 def _evaluation(
