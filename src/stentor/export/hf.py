@@ -1,8 +1,9 @@
 """`hf`: a folder that transformers 4 and 5 load, and that llama.cpp's own converter gets right.
 
 The template stands in the tokenizer's configuration, `tokenizer.model` beside `tokenizer.json`
-(without it the converter guesses scores and types of the pieces, without an error), and the
-generation settings hold the stop token, the system prompt and the decoding.
+(without it the converter guesses scores and types of the pieces, without an error; see
+`piece_types` for those that we don't use), and the generation settings hold the stop token, the
+system prompt and the decoding.
 """
 
 from __future__ import annotations

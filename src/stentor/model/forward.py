@@ -89,28 +89,23 @@ def gated(gate_up: Tensor) -> Tensor:
 
 
 class _Gated(torch.autograd.Function):
-    """silu(gate) · up; both gradients go into one buffer.
-
-    silu(g) = g σ(g), and its derivative σ + silu (1 − σ): exponentials are dear, so σ is kept.
-    """
+    """silu(gate) · up; both gradients go into one buffer, and silu is kept, not formed again."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
-        sigma = torch.sigmoid(gate)
-        ctx.save_for_backward(gate_up, sigma)
-        return (sigma * gate).mul_(up)
+        silu = functional.silu(gate)
+        ctx.save_for_backward(gate_up, silu)
+        return silu * up
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        gate_up, sigma = ctx.saved_tensors
+        gate_up, silu = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
         gradient = torch.empty_like(gate_up)
         to_gate, to_up = gradient.chunk(2, dim=-1)
-        silu = sigma * gate
         torch.mul(grads[0], silu, out=to_up)
-        slope = silu.addcmul_(silu, sigma, value=-1).add_(sigma)
-        torch.mul(slope.mul_(up), grads[0], out=to_gate)
+        torch.ops.aten.silu_backward.grad_input(grads[0] * up, gate, grad_input=to_gate)
         return gradient
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -50,12 +51,9 @@ class _HeadLoss(torch.autograd.Function):
                 torch.mm(rows, head.t(), out=logits)
             if offset is not None:
                 logits.add_(offset)
-            top = logits.amax(dim=-1, keepdim=True)
-            at_target = logits.gather(1, wanted[:, None])
             # on a CPU softmax may overwrite its input, and it makes fewer passes than its parts
             probabilities = torch.softmax(logits, -1, out=logits if on_cpu else None)
-            log_total = probabilities.amax(dim=-1, keepdim=True).to(exact).log_().neg_()
-            losses[part] = (top.to(exact) - at_target.to(exact) + log_total).squeeze(1)
+            losses[part] = _surprise(probabilities, rows, head, wanted, offset, exact)
             if grad_hidden is None and grad_weight is None:
                 continue
             scale = torch.ones_like(wanted[:, None], dtype=probabilities.dtype)
@@ -91,6 +89,28 @@ class _HeadLoss(torch.autograd.Function):
         )
 
 
+def _surprise(
+    probabilities: Tensor,
+    rows: Tensor,
+    head: Tensor,
+    wanted: Tensor,
+    offset: Tensor | None,
+    exact: torch.dtype,
+) -> Tensor:
+    """−log p of the wanted pieces (M,); from their logits again where p is too small to hold."""
+    p = probabilities.gather(1, wanted[:, None]).squeeze(1).to(exact)
+    lost = (p < _SMALLEST).nonzero().squeeze(1)
+    surprise = p.log_().neg_()
+    if len(lost):
+        logits = (rows[lost] @ head.t()).to(exact)
+        logits = logits if offset is None else logits + offset
+        surprise[lost] = functional.cross_entropy(logits, wanted[lost], reduction="none")
+    return surprise
+
+
+_SMALLEST = 1e-30  # below it fp32 soon has too few digits, or none
+
+
 def _odds(probabilities: Tensor, pieces: Tensor) -> Tensor:
     """p / (1 − p) of each of `pieces` (M, C); 0 where there is none (−1)."""
     p = probabilities.gather(1, pieces.clamp(min=0)).clamp_(max=0.99)
@@ -106,7 +126,7 @@ def head_loss(
     token_weights: Tensor | None = None,
     unwanted: Tensor | None = None,
     unlikelihood: float = 0.0,
-    chunk: int = 256,
+    chunk: int = 128,
 ) -> tuple[Tensor, Tensor]:
     """(sum, each) of the cross entropies in nats of predicting `targets` (M,).
 

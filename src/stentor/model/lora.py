@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ _draws = threading.local()
 @contextmanager
 def dropout_from(seed: int) -> Iterator[None]:
     """Dropout on a CPU is drawn from a generator of this block's own, in this thread alone."""
-    _draws.generator = torch.Generator().manual_seed(seed)
+    _draws.generator = numpy.random.SFC64(seed)
     try:
         yield
     finally:
@@ -163,14 +164,17 @@ def _kept(x: Tensor, rate: float, dtype: torch.dtype) -> tuple[Tensor, float]:
     """(1 where dropout keeps an element of `x` and 0 elsewhere; the rate that was drawn with).
 
     On a CPU one number of the generator serves four elements: drawing them singly takes a fifth
-    of a step. The rate is then a multiple of 1 / 65,536.
+    of a step. The rate is then a multiple of 1 / 65,536. NumPy's SFC64 takes half of the time of
+    torch's generator.
     """
     if x.device.type != "cpu":
         return torch.empty_like(x, dtype=dtype).bernoulli_(1 - rate), rate
     dropped = max(1, round(rate * 65_536))
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64)
-    words.random_(-(2**63), None, generator=getattr(_draws, "generator", None))
-    numbers = words.view(torch.int16)[: x.numel()].view(x.shape)
+    generator = getattr(_draws, "generator", None)
+    if generator is None:  # outside of `dropout_from` torch's own numbers decide
+        generator = numpy.random.SFC64(int(torch.randint(2**63 - 1, ())))
+    words = generator.random_raw(-(-x.numel() // 4))
+    numbers = torch.from_numpy(words.view(numpy.int16))[: x.numel()].view(x.shape)
     kept = torch.empty(x.shape, dtype=dtype)
     return torch.gt(numbers, dropped - 32_769, out=kept), dropped / 65_536
 

@@ -24,8 +24,8 @@ Work = Callable[[Any, int, Micro], Tensor]
 class Lanes:
     """Threads that each have a copy of the model, with the same weights but gradients of its own.
 
-    Part i is done in lane i modulo their number, and the gradients of the lanes are added up in
-    order, so a step of the same parts gives the same bits whichever thread is the faster.
+    Which lane does which part follows from the parts alone, and the gradients of the lanes are
+    added up in order, so a step of the same parts gives the same bits whichever thread is faster.
     """
 
     def __init__(self, model: Any, parameters: Mapping[str, Tensor], threads: int) -> None:
@@ -43,28 +43,37 @@ class Lanes:
 
     def work(self, parts: Sequence[Micro], one: Work) -> list[Tensor]:
         """What `one` gives for each part; the sum of all gradients is in the parameters then."""
-        numbered = list(enumerate(parts))
         lanes = min(self._threads, len(parts))
         if self._pool is None or lanes < 2:
-            return [one(self._model, number, part) for number, part in numbered]
+            return [one(self._model, number, part) for number, part in enumerate(parts)]
         while len(self._copies) < lanes - 1:
             self._copies.append(_sharing(self._model, self._parameters))
         models = [self._model, *(model for model, _ in self._copies)]
 
-        def lane(first: int) -> list[Tensor]:
+        def lane(model: Any, numbers: Sequence[int]) -> dict[int, Tensor]:
             torch.set_num_threads(self._threads // lanes)
             flush_denormals()
-            return [one(models[first], number, part) for number, part in numbered[first::lanes]]
+            return {number: one(model, number, parts[number]) for number in numbers}
 
-        running = [self._pool.submit(lane, first) for first in range(lanes)]
+        shares = shared_out([len(part.ids) + part.supervised for part in parts], lanes)
+        running = [self._pool.submit(lane, *work) for work in zip(models, shares, strict=False)]
         wait(running)
         torch.set_num_threads(self._threads)  # new threads take the number that was last set
-        found: list[Tensor] = [torch.empty(0)] * len(parts)
-        for first, future in enumerate(running):
-            found[first::lanes] = future.result()
+        found = dict(kv for future in running for kv in future.result().items())
         for _, theirs in self._copies[: lanes - 1]:
             _add_gradients(self._parameters, theirs)
-        return found
+        return [found[number] for number in range(len(parts))]
+
+
+def shared_out(costs: Sequence[int], lanes: int) -> list[list[int]]:
+    """The numbers of the parts that each lane does: the dearest first, to the lane with least.
+
+    (Graham's rule of the longest processing time, 1969.)
+    """
+    shares: list[list[int]] = [[] for _ in range(lanes)]
+    for number in sorted(range(len(costs)), key=lambda n: (-costs[n], n)):
+        min(shares, key=lambda share: sum(costs[n] for n in share)).append(number)
+    return [sorted(share) for share in shares]
 
 
 def spoken_share(tokens: int | None, lanes: int) -> str:
