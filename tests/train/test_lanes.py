@@ -18,7 +18,7 @@ from stentor.errors import TrainingError
 from stentor.model import adapters
 from stentor.model.lora import dropout_from
 from stentor.recipe import AdapterPart
-from stentor.train.lanes import Lanes
+from stentor.train.lanes import Lanes, shared_out
 from stentor.train.loop import token_loss
 
 
@@ -116,3 +116,18 @@ def test_what_goes_wrong_in_a_lane_is_raised(adapted: Any, parts: list[Micro]) -
         pytest.raises(TrainingError, match="not finite"),
     ):
         lanes.work(parts, fail)
+
+
+@pytest.mark.parametrize(
+    ("costs", "lanes", "shares"),
+    [
+        ([5, 5, 5, 5], 2, [[0, 2], [1, 3]]),
+        ([9, 4, 5, 1], 2, [[0, 3], [1, 2]]),
+        ([1, 2, 3, 4, 5], 3, [[4], [0, 3], [1, 2]]),
+        ([7], 2, [[0], []]),
+    ],
+)
+def test_parts_are_shared_out_by_what_they_cost(
+    costs: list[int], lanes: int, shares: list[list[int]]
+) -> None:
+    assert shared_out(costs, lanes) == shares

@@ -11,6 +11,7 @@ import numpy as np
 
 from stentor.errors import MissingExtra
 from stentor.export.format import Floats, Message
+from stentor.generate.onnx_backend import threads as available_threads
 
 _WINDOW = 512
 
@@ -54,8 +55,8 @@ class LlamaCppRuntime:
         self._model.n_vocab = self._vocab.n_vocab
         context = self._cy.LlamaContextParams()
         context.n_ctx = context.n_batch = context.n_ubatch = _WINDOW
-        if threads:
-            context.n_threads = context.n_threads_batch = threads
+        # its own default are four threads, which on fewer cores wait for each other for ever
+        context.n_threads = context.n_threads_batch = threads or available_threads()
         self._context = self._cy.LlamaContext(self._model, context)
         self._likeliest = self._cy.LlamaSampler(self._cy.LlamaSamplerChainParams())
         self._likeliest.add_greedy()
