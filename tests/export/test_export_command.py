@@ -22,6 +22,7 @@ from stentor.export import command, format, parity, reference, speed, table
 from stentor.export.format import parse
 from stentor.export.parity import Parity, Parting, compare, failures, warnings
 from stentor.export.reference import Reference
+from stentor.model.licence import licence_of
 from stentor.model.load import LoadedModel, load
 from stentor.model.save import save_model
 
@@ -567,6 +568,11 @@ def test_rounding_below_zero_is_no_divergence_but_more_is_shown() -> None:
     assert [table.shown_kl(x) for x in (-3.9e-10, 0.0, 2e-9, -1e-3)] == [
         "0", "0", "2.0e-09", "-1.0e-03",
     ]  # fmt: skip
+
+
+def test_a_bundled_model_has_the_licence_of_its_own_page() -> None:
+    assert licence_of("stentor-12m") == licence_of("preset:stentor-2m") == "apache-2.0"
+    assert licence_of("stentor-12m-instruct") == "cc-by-sa-3.0"  # that of a part of its data
 
 
 def test_licence_and_name_are_read_from_the_model(model: Path) -> None:

