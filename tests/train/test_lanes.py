@@ -131,3 +131,20 @@ def test_parts_are_shared_out_by_what_they_cost(
     costs: list[int], lanes: int, shares: list[list[int]]
 ) -> None:
     assert shared_out(costs, lanes) == shares
+
+
+def smallest_kept() -> float:
+    """What is left of 1e-40, which fp32 holds with few digits and slowly, after a product."""
+    return float((torch.tensor([1e-40]) * torch.tensor([1.0])).double())
+
+
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this CPU keeps all numbers")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_numbers_too_small_to_matter_are_zero_in_training_and_nowhere_else(
+    adapted: Any, parts: list[Micro], threads: int
+) -> None:
+    assert smallest_kept() > 0
+    with Lanes(adapted, trained(adapted), threads) as lanes:
+        found = lanes.work(parts, lambda *_: torch.tensor(smallest_kept()))
+    assert [float(kept) for kept in found] == [0.0] * len(parts)
+    assert smallest_kept() > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -110,13 +110,20 @@ def has_fast_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
-def flush_denormals() -> None:
-    """Let this thread, and those it starts, take numbers below 1e-38 as 0, where a CPU can.
+@contextlib.contextmanager
+def denormals_as_zero() -> Iterator[None]:
+    """In this block this thread, and those it starts, take numbers below 1e-38 as 0 on a CPU.
 
     Far tokens get such weights of attention. An Intel processor needs a hundred times as long for
-    a product with one of them, which took up to half of a training step (docs/LOG.md).
+    a product with one of them, which took up to half of a training step (docs/LOG.md). Only here:
+    what else a program computes in the thread shall find its numbers as they were.
     """
+    before = bool(torch.tensor(1e-40) * 1 == 0)
     torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def machine(part: TrainPart, *, varied: bool = True) -> Machine:
@@ -136,7 +143,6 @@ def machine(part: TrainPart, *, varied: bool = True) -> Machine:
     best = next(kind for kind, there in available.items() if there)
     if part.threads:
         torch.set_num_threads(part.threads)
-    flush_denormals()
     accelerator = _accelerator(best if wanted == "auto" else wanted)
     device = torch.device(accelerator.device)
     if wanted not in ("auto", device.type):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stentor.data.batch import Micro
-from stentor.train.device import flush_denormals
+from stentor.train.device import denormals_as_zero
 
 Work = Callable[[Any, int, Micro], Tensor]
 """(model, number of the part, part) → its loss, after its gradients were added to the model's."""
@@ -45,15 +45,16 @@ class Lanes:
         """What `one` gives for each part; the sum of all gradients is in the parameters then."""
         lanes = min(self._threads, len(parts))
         if self._pool is None or lanes < 2:
-            return [one(self._model, number, part) for number, part in enumerate(parts)]
+            with denormals_as_zero():
+                return [one(self._model, number, part) for number, part in enumerate(parts)]
         while len(self._copies) < lanes - 1:
             self._copies.append(_sharing(self._model, self._parameters))
         models = [self._model, *(model for model, _ in self._copies)]
 
         def lane(model: Any, numbers: Sequence[int]) -> dict[int, Tensor]:
             torch.set_num_threads(self._threads // lanes)
-            flush_denormals()
-            return {number: one(model, number, parts[number]) for number in numbers}
+            with denormals_as_zero():
+                return {number: one(model, number, parts[number]) for number in numbers}
 
         shares = shared_out([len(part.ids) + part.supervised for part in parts], lanes)
         running = [self._pool.submit(lane, *work) for work in zip(models, shares, strict=False)]
