@@ -32,7 +32,7 @@ inputs = tokenizer.apply_chat_template(
 outputs = model.generate(
     **inputs, {choice}, repetition_penalty={repetition_penalty}, max_new_tokens={max_new_tokens}
 )
-print(tokenizer.decode(outputs[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+print(tokenizer.decode(outputs[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 ```"""
 _SYSTEM_LINE = """
     {"role": "system", "content": model.generation_config.system},"""
