@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -60,21 +59,15 @@ def main() -> None:
     if os.environ.get("LD_PRELOAD"):
         print(f"\nIn every arm: LD_PRELOAD={os.environ['LD_PRELOAD']}")
     if options.out:
+        from stentor.recipe import TrainPart
+        from stentor.train.device import machine
+
         facts = {
-            "machine": processor(),
-            "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+            "machine": machine(TrainPart()).describe(),
             "preloaded": os.environ.get("LD_PRELOAD", ""),  # in every arm alike
             "options": vars(options) | {"out": None},
         }
         options.out.write_text(json.dumps({**facts, "runs": found}, indent=1) + "\n")
-
-
-def processor() -> str:
-    """The name and the number of the cores that this process may use."""
-    import torch
-
-    name = str(torch.cpu.get_capabilities().get("cpu_name", platform.processor()))
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def in_own_process(arm: str, options: argparse.Namespace) -> dict[str, Any]:

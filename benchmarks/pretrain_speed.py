@@ -21,8 +21,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from finetune_speed import processor
-
 ARMS = {
     "stentor": "ours, as `stentor pretrain stentor-12m-base` runs it before the decay",
     "stentor-seen": "ours, softmax over all pieces that the corpus holds",
@@ -60,12 +58,16 @@ def main() -> None:
             found[arm].append(STEP_TOKENS / statistics.median(seconds))
             print(f"round {number + 1}, {arm}: {found[arm][-1]:,.0f} tokens/s", file=sys.stderr)
     print(table(found))
-    facts: dict[str, Any] = {"machine": processor(), "options": vars(options) | {"out": None}}
+    from stentor.recipe import TrainPart
+    from stentor.train.device import machine
+
+    place = machine(TrainPart(), varied=False).describe()
+    facts: dict[str, Any] = {"machine": place, "options": vars(options) | {"out": None}}
     if options.matrix:
         facts["products_tokens_per_second"] = STEP_TOKENS / products()
         print(
-            f"\n{facts['machine']}. Matrix products of a step alone, fp32, softmax over all "
-            f"pieces: {facts['products_tokens_per_second']:,.0f} tokens/s"
+            f"\n{place['name']}, {place['threads']} threads. Matrix products of a step alone, "
+            f"fp32, softmax over all pieces: {facts['products_tokens_per_second']:,.0f} tokens/s"
         )
     if options.out:
         options.out.write_text(json.dumps({**facts, "runs": found}, indent=1) + "\n")

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from stentor import assets
 from stentor.errors import InputError, RecipeError, nearest
 from stentor.overrides import apply, drop_removed, read
 from stentor.yaml_file import read_mapping
@@ -619,6 +620,13 @@ def dump(recipe: Recipe | PretrainRecipe) -> str:
 def data_root(given: str | None) -> Path:
     """The folder that a recipe's relative data paths start from."""
     return Path(given or os.environ.get("STENTOR_DATA") or ".").expanduser()
+
+
+def validation_text(name: str, root: str | None) -> Path:
+    """The file of plain text to measure on: `bundled`, or a path that starts from `root`."""
+    if name == "bundled":
+        return assets.path("data", "base_text_valid.jsonl.gz")
+    return data_root(root) / Path(name).expanduser()
 
 
 def explain(kind: type[BaseModel], item: Any) -> list[str]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from stentor import assets
 from stentor import recipe as recipes
 from stentor.data.encode import EncodedExample
 from stentor.data.mix import prepare
@@ -22,7 +21,7 @@ from stentor.evaluate.probe import ProbeResult, Record, probe
 from stentor.generate import Decoding, Engine
 from stentor.model.find import resolve
 from stentor.model.load import LoadedModel, load
-from stentor.recipe import Recipe, TrainPart
+from stentor.recipe import Recipe, TrainPart, validation_text
 from stentor.train.device import Machine, machine
 
 _SPEED_PROMPTS = 32
@@ -50,7 +49,7 @@ def compare(
     probes: dict[str, ProbeResult] = {}
     rows: dict[str, dict[str, list[Loss]]] = {}
     plain: dict[str, list[Loss]] = {}
-    texts = read_texts(assets.path("data", "base_text_valid.jsonl.gz"))[: recipe.base_text_rows]
+    texts = read_texts(validation_text("bundled", None))[: recipe.base_text_rows]
     facts: dict[str, Any] = {}
     for side, loaded in models.items():
         loaded.model.to(computer.device)

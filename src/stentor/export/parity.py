@@ -16,6 +16,7 @@ import numpy as np
 
 from stentor.export.format import Runtime, Tier
 from stentor.export.reference import Conversation, Reference, log_softmax
+from stentor.generate.text import alike
 
 BRIEF_PROMPTS = 25
 _CONTEXT = 8  # tokens that are told before the worst one
@@ -220,10 +221,7 @@ def _parting(
     reference: Reference, number: int, ours: Sequence[int], theirs: Sequence[int]
 ) -> Parting:
     """Where the copy's reply (`theirs`) to a prompt leaves the reference's."""
-    place = next(
-        (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
-        min(len(ours), len(theirs)),
-    )
+    place = alike(ours, theirs)
     if place == len(ours) or place == len(theirs):  # one ended early without saying so
         return Parting(number, place, -1, -1, math.inf)
     last = reference.logits([*reference.prompts[number], *ours[:place]])[-1]

@@ -18,6 +18,7 @@ import torch
 
 from stentor.data.encode import with_system
 from stentor.errors import InputError
+from stentor.generate.text import alike
 from stentor.model.load import LoadedModel
 from stentor.model.quiet import quiet
 
@@ -186,10 +187,7 @@ def _counted(model: Any) -> Iterator[list[int]]:
 def _parting(
     target: LoadedModel, ids: list[int], alone: list[int], found: list[int]
 ) -> tuple[int, float]:
-    same = next(
-        (i for i, (a, b) in enumerate(zip(alone, found, strict=False)) if a != b),
-        min(len(alone), len(found)),
-    )
+    same = alike(alone, found)
     read = torch.tensor([ids + alone[:same]], device=target.model.device)
     logits = target.model(input_ids=read).logits[0, -1]
     best = logits.float().topk(2).values

@@ -10,6 +10,12 @@ _SETTLE = 24
 """Tokens after which the earlier ones are decoded no more: decoding costs more than linear time."""
 
 
+def alike(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two replies have in common before they part or one of them ends."""
+    differing = (n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return next(differing, min(len(a), len(b)))
+
+
 class Spelling:
     """Turns drawn tokens into pieces of text that never change once given out.
 

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stentor import assets
 from stentor.data import mix
 from stentor.data.decisions import with_decisions
 from stentor.data.encode import EncodedExample, with_rejected
@@ -28,7 +27,7 @@ from stentor.model import adapters
 from stentor.model.load import LoadedModel, load
 from stentor.model.save import save_model
 from stentor.model.tokenizer import DECISIONS
-from stentor.recipe import PhasePart, Recipe, data_root, dump
+from stentor.recipe import PhasePart, Recipe, dump, validation_text
 from stentor.report.card import write_all
 from stentor.train import checkpoint as checkpoints
 from stentor.train import facts
@@ -353,9 +352,7 @@ class _Curriculum:
         """The loss on plain text, which fine-tuning should not spoil."""
         if self.recipe.base_text is None:
             return None
-        file = data_root(self.recipe.data.root) / Path(self.recipe.base_text).expanduser()
-        if self.recipe.base_text == "bundled":
-            file = assets.path("data", "base_text_valid.jsonl.gz")
+        file = validation_text(self.recipe.base_text, self.recipe.data.root)
         texts = losses.read_texts(file)[: self.recipe.base_text_rows]
         return losses.text_loss(model, self.base.tokenizer, texts, self.machine).mean
 

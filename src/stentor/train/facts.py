@@ -95,9 +95,7 @@ def report(
 
 def weight_files(origin: str) -> list[Path]:
     """The files of a base's weights, all shards; none for random weights."""
-    place: Path | None = Path(origin)
-    if place is not None and not place.exists():
-        place = _snapshot(origin)
+    place = Path(origin) if Path(origin).exists() else _snapshot(origin)
     if place is None:
         return []
     return sorted(place.glob("*.safetensors")) if place.is_dir() else [place]

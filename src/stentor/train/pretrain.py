@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
-from stentor import assets
 from stentor.chat import SegmentTemplate
 from stentor.data import corpus, softmax
 from stentor.data.documents import tokenise
@@ -24,7 +23,7 @@ from stentor.model import tokenizer as tokenizers
 from stentor.model.load import load
 from stentor.model.presets import WINDOW, preset
 from stentor.model.save import save_model
-from stentor.recipe import PretrainRecipe, data_root, dump
+from stentor.recipe import PretrainRecipe, data_root, dump, validation_text
 from stentor.train import checkpoint as checkpoints
 from stentor.train import optimiser as optimisers
 from stentor.train.device import Machine, machine
@@ -304,9 +303,7 @@ def _dialogues(recipe: PretrainRecipe, tokenizer: Any) -> corpus.Windows | None:
 def _validation(recipe: PretrainRecipe, tokenizer: Any) -> corpus.Windows | None:
     if recipe.data.validation is None:
         return None
-    shard = data_root(recipe.data.root) / Path(recipe.data.validation).expanduser()
-    if recipe.data.validation == "bundled":
-        shard = assets.path("data", "base_text_valid.jsonl.gz")
+    shard = validation_text(recipe.data.validation, recipe.data.root)
     return corpus.windows_of(tokenise(shard, tokenizer), recipe.window)
 
 
