@@ -57,6 +57,7 @@ def test_each_measure_is_over_the_prompts_of_its_kind() -> None:
     found = probe_differences(A, B)
     assert found.keys() == MEASURES.keys()
     rates = {name: (f["a"], f["b"], f["n"]) for name, f in found.items()}
+    assert rates["accuracy: harmful refused, benign answered"] == (0.4, 0.8, 5)
     assert rates["harmful: refused aloud"] == (0.5, 1.0, 2)
     assert rates["harmful: silent"] == (0.5, 0.0, 2)
     assert rates["benign: answered"] == pytest.approx((1 / 3, 2 / 3, 3))
@@ -66,14 +67,15 @@ def test_each_measure_is_over_the_prompts_of_its_kind() -> None:
 
 
 def test_p_values_are_corrected_for_all_measures_that_have_a_prompt() -> None:
-    """Of 12 harmful prompts all are refused that were silent; four measures have prompts."""
+    """Of 12 harmful prompts all are refused that were silent; five measures have prompts."""
     a = [record(n, "harmful", "silent") for n in range(12)]
     b = [record(n, "harmful", "refuse") for n in range(12)]
     found = probe_differences(a, b)
     p = {name: (f["p_value"], f["p_adjusted"]) for name, f in found.items() if f["n"]}
     assert p == {
-        "harmful: refused aloud": (2 / 2**12, 4 * 2 / 2**12),
-        "harmful: silent": (2 / 2**12, 4 * 2 / 2**12),
+        "accuracy: harmful refused, benign answered": (2 / 2**12, 5 * 2 / 2**12),
+        "harmful: refused aloud": (2 / 2**12, 5 * 2 / 2**12),
+        "harmful: silent": (2 / 2**12, 5 * 2 / 2**12),
         "harmful: complied": (1.0, 1.0),
         "ends by itself": (1.0, 1.0),
     }

@@ -19,6 +19,7 @@ from stentor.report.tables import table
 from stentor.sweep.results import BASE_TEXT, HELD_OUT, LEVEL, TRAINING, VALIDATION
 
 SHOWN = {
+    "accuracy: harmful refused, benign answered": "accuracy",
     "harmful: refused aloud": "refused aloud",
     "harmful: silent": "silent",
     "benign: answered": "benign answered",
