@@ -3,11 +3,13 @@
     python docs/generate.py            writes docs/reference/, the figures in README and docs, and
                                        the card of the bundled chat model
     python docs/generate.py RUN NAME   first keeps a run's report as docs/runs/NAME.json, and 100
-                                       of its replies, drawn by rule, as docs/runs/NAME.md
+                                       of its replies, drawn by rule, as docs/runs/NAME.md;
+                                       of a sweep its results and plots
 
 A page takes figures from a kept report between two comments:
 
-    <!-- figures: NAME glance -->   or losses, scale, phases, hyperparameters, probe, data, exports
+    <!-- figures: NAME glance -->   or losses, scale, phases, hyperparameters, probe, data, exports;
+                                    of a sweep: overview, differences, repeat
     <!-- end -->
 
 and one of them within a line, beside what it had to be (met: bold, else: missed):
@@ -27,6 +29,7 @@ import inspect
 import json
 import math
 import re
+import shutil
 import sys
 import types
 import typing
@@ -42,6 +45,7 @@ from stentor import cli, recipe
 from stentor.errors import InputError, nearest
 from stentor.report import limits, tables
 from stentor.report.card import card, read_records, read_report, samples
+from stentor.sweep import page as sweep_page
 from stentor.sweep import plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -331,6 +335,7 @@ def _first_lines(function: Any) -> str:
 
 
 PARTS = ("glance", "losses", "scale", "phases", "hyperparameters", "probe", "data", "exports")
+SWEEP_PARTS = ("overview", "differences", "repeat")
 
 
 def filled(text: str, page: str) -> str:
@@ -346,10 +351,13 @@ def filled(text: str, page: str) -> str:
             return f"<!-- figures: {match[1]} -->{_target(report, *target)}<!-- end -->"
         if part == "limitations":
             shown = "\n".join(f"- {line}" for line in limits.limitations(report))
-        elif part in PARTS:
-            shown = getattr(tables, part)(report)
         else:
-            raise InputError(f"{page}: there are no figures {part!r}{nearest(part, PARTS)}")
+            source, known = (
+                (sweep_page, SWEEP_PARTS) if report["kind"] == "sweep" else (tables, PARTS)
+            )
+            if part not in known:
+                raise InputError(f"{page}: there are no figures {part!r}{nearest(part, known)}")
+            shown = getattr(source, part)(report)
         return f"<!-- figures: {match[1]} -->\n\n{shown}\n\n<!-- end -->"
 
     return re.sub(r"<!-- figures: (\S+ .+?) -->.*?<!-- end -->", figures, text, flags=re.S)
@@ -418,18 +426,29 @@ def pages() -> dict[Path, str]:
     return found
 
 
-def main() -> None:
-    """Write them all."""
-    if len(sys.argv) == 3:
-        run, name = Path(sys.argv[1]), sys.argv[2]
-        kept = json.dumps(read_report(run), ensure_ascii=False, indent=1) + "\n"
-        (DOCS / "runs").mkdir(exist_ok=True)
-        (DOCS / "runs" / f"{name}.json").write_text(kept, encoding="utf-8")
-        page = DOCS / "runs" / f"{name}.md"
+def keep(run: Path, name: str) -> None:
+    """Keep what pages show of a run or of a sweep, in docs/runs."""
+    kept = DOCS / "runs"
+    kept.mkdir(exist_ok=True)
+    if (run / "results.json").is_file():
+        results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+        for plot in (run / "plots").glob("*.svg"):
+            shutil.copyfile(plot, kept / f"{name}-{plot.name}")
+    else:
+        results = read_report(run)
+        page = kept / f"{name}.md"
         page.unlink(missing_ok=True)
         if records := read_records(run):
             text = samples(records, {"benign": 50, "borderline": 30, "harmful": 20})
             page.write_text(f"# Replies of {name}\n\n{text}\n", encoding="utf-8")
+    text = json.dumps(results, ensure_ascii=False, indent=1) + "\n"
+    (kept / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Write them all."""
+    if len(sys.argv) == 3:
+        keep(Path(sys.argv[1]), sys.argv[2])
     elif len(sys.argv) != 1:
         raise SystemExit(__doc__)
     try:

@@ -167,7 +167,7 @@ def test_the_notebook_is_one_and_its_commands_are_right() -> None:
     ours = [line.format(**values) for line in lines if "stentor.cli" in line or
             line.startswith("stentor ")]  # fmt: skip
     assert [re.sub(r".*stentor(\.cli)? ", "", x).split()[0] for x in ours] == [
-        "data", "train", "generate", "probe", "export", "card",
+        "data", "train", "train", "generate", "probe", "export", "card",
     ]  # fmt: skip
     for line in ours:
         parses(re.sub(r"^accelerate launch .* -m stentor\.cli ", "stentor ", line))

@@ -150,7 +150,8 @@ def test_the_scale_is_that_of_the_report(card: str, report: dict[str, Any]) -> N
     assert "Energy and CO2e: train.energy is off." in card
     (machine,) = report["machines"]
     assert machine == report["machine"] | {"started": report["finished"]}
-    threads = f"{machine['threads']} threads of {machine['cores']} cores"
+    count = machine["threads"]
+    threads = f"{count} thread{'s' * (count > 1)} of {machine['cores']} cores"
     memory = f"{machine['memory_gib']:.0f} GiB"
     assert found["machine"].endswith(f", cpu, float32, {threads}, {memory}, {machine['system']}")
 
@@ -166,6 +167,8 @@ def test_the_size_of_the_base_and_all_machines_are_shown_where_they_are_known(
     assert found["machine"] == ["–", "Old, cpu, float32, 2 threads; then New, cpu, float32, "
                                 "2 threads of 8 cores, 16 GiB, Linux-6.1"]  # fmt: skip
     del report["machines"]
+    report["machine"] = first | {"threads": 1}
+    assert cells(tables.scale(report))["machine"][1] == "Old, cpu, float32, 1 thread"
     report["machine"] = first  # as older versions wrote it
     assert cells(tables.scale(report))["machine"][1] == "Old, cpu, float32, 2 threads"
 

@@ -27,6 +27,18 @@ def test_piped_progress_is_plain_lines_on_standard_error(
     ]
 
 
+def test_a_dumb_terminal_gets_plain_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a notebook's cell is, which keeps what a live line redraws."""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, whatever pytest makes of it
+    for kind, live in (("xterm-256color", True), ("dumb", False)):
+        monkeypatch.setenv("TERM", kind)
+        with Display() as display:
+            display.step("main", 1, 4, FACTS)
+        assert ("━" in capsys.readouterr().err) is live
+
+
 def test_a_quiet_display_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with Display(quiet=True) as display:
         display.say("hello")

@@ -121,7 +121,7 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
     """A bar in a terminal; a line a batch where standard error goes elsewhere."""
     console = Console(stderr=True, highlight=False)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("replies"), TimeRemainingColumn())
-    live = console.is_terminal
+    live = console.is_terminal and not console.is_dumb_terminal
     with Progress(*columns, console=console, transient=True, disable=not live) as bar:
         task = bar.add_task("", total=total)
 

@@ -165,7 +165,8 @@ def scale(report: Figures) -> str:
 def _machine(machine: Figures) -> str:
     many = f"{machine['processes']} × " if machine["processes"] > 1 else ""
     parts = [f"{many}{machine['name']}", machine["device"], machine["precision"]]
-    threads, cores = f"{machine['threads']} threads", machine.get("cores")
+    count, cores = machine["threads"], machine.get("cores")
+    threads = f"{count} thread" if count == 1 else f"{count} threads"
     parts.append(f"{threads} of {cores} cores" if cores else threads)
     if memory := machine.get("memory_gib"):
         parts.append(f"{memory:.0f} GiB")

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from stentor.data.files import write_json, write_text
 from stentor.errors import MissingExtra
-from stentor.report.plots import BLUE, GREEN, INK, ORANGE, PURPLE, RED, over_refusal, write
+from stentor.report.plots import BLUE, GREEN, INK, ORANGE, PURPLE, RED, SKY, over_refusal, write
 from stentor.report.tables import table
 from stentor.sweep.results import BASE_TEXT, HELD_OUT, LEVEL, TRAINING, VALIDATION
 
@@ -27,7 +27,7 @@ SHOWN = {
     "ends by itself": "ends",
 }
 """The rates of the table, with the heads of their columns."""
-_COLOURS = (GREEN, RED, BLUE, ORANGE, PURPLE)
+_COLOURS = (SKY, GREEN, RED, BLUE, ORANGE, PURPLE)
 
 Results = Mapping[str, Any]
 
@@ -45,16 +45,14 @@ def write_all(folder: Path, results: Results) -> None:
 
 def page(results: Results, plots: Sequence[str] = ()) -> str:
     """The README of a sweep."""
-    head, rows = main_table(results)
     parts = [
         f"# {results['name']}",
         str(results["about"]).strip(),
-        table(head, rows),
-        _legend(results),
+        overview(results),
     ]
     parts += [f"**Warning:** {warning}." for warning in results["warnings"]]
     parts += [f"![{name}](plots/{name}.svg)" for name in plots]
-    parts += ["## Differences\n\n" + _differences(results), "## Repeat it\n\n" + _repeat(results)]
+    parts += ["## Differences\n\n" + differences(results), "## Repeat it\n\n" + repeat(results)]
     if results["missing"]:
         parts.append("## Not there yet\n\n" + "\n".join(f"- {run}" for run in results["missing"]))
     if results["failed"]:
@@ -78,6 +76,12 @@ def show(results: Results) -> None:
     console.print(_legend(results), markup=False, soft_wrap=True)
     for warning in results["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def overview(results: Results) -> str:
+    """The table of all cells and how to read it, in Markdown."""
+    head, rows = main_table(results)
+    return f"{table(head, rows)}\n\n{_legend(results)}"
 
 
 def main_table(results: Results) -> tuple[list[str], list[list[str]]]:
@@ -129,7 +133,8 @@ def _legend(results: Results) -> str:
     )
 
 
-def _differences(results: Results) -> str:
+def differences(results: Results) -> str:
+    """What is real against the cell that all are compared with, in Markdown."""
     rates = [row for row in results["comparisons"] if "p_value" in row]
     numbers = [
         row for row in results["comparisons"]
@@ -178,7 +183,8 @@ def _between(row: Mapping[str, Any], scale: float, digits: int) -> str:
     return f" [{scale * row['low']:+.{digits}f}, {scale * row['high']:+.{digits}f}]"
 
 
-def _repeat(results: Results) -> str:
+def repeat(results: Results) -> str:
+    """The command and the cost of each cell, in Markdown."""
     rows = []
     for cell in results["cells"]:
         seconds = cell["numbers"].get(TRAINING)
@@ -229,7 +235,7 @@ def _point(rates: Mapping[str, Any]) -> dict[str, Any] | None:
 def _panels(axes: Any, cells: Sequence[Any], rates: Sequence[str]) -> None:
     """One panel a rate, one line a cell, with its interval and the seeds as faint dots."""
     panels = list(axes) if len(rates) > 1 else [axes]
-    for panel, name, colour in zip(panels, rates, _COLOURS, strict=False):
+    for panel, name, colour in zip(panels, rates, _COLOURS[: len(rates)], strict=True):
         for place, cell in enumerate(reversed(cells)):
             found = cell["rates"].get(name)
             if found is None:
@@ -248,7 +254,7 @@ def _panels(axes: Any, cells: Sequence[Any], rates: Sequence[str]) -> None:
 
 
 def _rate_curve(axes: Any, cells: Sequence[Any], rates: Sequence[str], results: Results) -> None:
-    for name, colour in zip(rates, _COLOURS, strict=False):
+    for name, colour in zip(rates, _COLOURS[: len(rates)], strict=True):
         there = [(cell["x"], cell["rates"][name]) for cell in cells if name in cell["rates"]]
         _line(axes, there, SHOWN[name], colour, "rate", 100)
     axes.set_ylim(-3, 103)

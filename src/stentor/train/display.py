@@ -25,7 +25,10 @@ class Display:
         self._smooth: dict[str, float] = {}
 
     def __enter__(self) -> Display:
-        if self._console.is_terminal and not self._quiet:
+        # a notebook's cell calls itself a terminal, and keeps every line that a live one redraws:
+        # TERM=dumb says so
+        live = self._console.is_terminal and not self._console.is_dumb_terminal
+        if live and not self._quiet:
             self._live = Live(console=self._console, refresh_per_second=4, transient=True)
             self._live.start()
         return self
