@@ -158,7 +158,7 @@ def probe_differences(a: Sequence[Record], b: Sequence[Record]) -> dict[str, dic
     """For each measure the rates of both models and McNemar's exact test.
 
     `p_adjusted` is its p corrected by Holm's method for all measures that have a prompt, since of
-    ten tests one is easily below 0.05 by chance; None for the others.
+    eleven tests one is easily below 0.05 by chance; None for the others.
     """
     found = {name: _rates(a, b, measure) for name, measure in MEASURES.items()}
     tested = [name for name, figures in found.items() if figures["n"]]
