@@ -436,7 +436,7 @@ def test_the_page_says_what_is_real(made: Callable[..., tuple[Plan, Ended]]) -> 
     assert found["warnings"] == []
     text = page(found)
     assert "| a | 3 | 16.7 [5–45] | 16.7 [5–45] | 83.3 [55–95] |" in text
-    assert "| b | 3 | 86.1 [58–98]▲ | 13.9 [2–42]▼ |" in text
+    assert "| b | 3 | 86.1 [58–98]▲ | 86.1 [58–98]▲ | 13.9 [2–42]▼ |" in text
     assert "| b | harmful: refused aloud | +69.4 [" in text
     assert "nan" not in text and "None" not in text
 
