@@ -25,12 +25,13 @@ from typing import Any
 import numpy as np
 
 from stentor import assets
+from stentor.data.files import read_rows
 from stentor.evaluate import suites
+from stentor.evaluate.bootstrap import DRAWS
 from stentor.generate import Decoding, Engine
 from stentor.generate.choice import open_engine
 from stentor.report.tables import table
 
-DRAWS = 2000
 BATCH = 32
 COMPARED = {"harmful, benign": ("benign", "borderline"), "harmful, look-alikes": ("borderline",)}
 
@@ -80,22 +81,19 @@ def scores(engine: Engine, texts: Sequence[str]) -> Any:
 def refusing(engine: Engine) -> Mapping[int, float]:
     """For the first token of a reply, the share of refusals among bundled replies with it.
 
-    A model that begins replies with a decision piece says there what they are.
+    The decision pieces of our template say it themselves; models that have not learned them draw
+    them next to never.
     """
-    if engine.chat.template.decisions:
-        refuse, support, answer = engine.chat.template.decisions
-        return {refuse: 1.0, support: 1.0, answer: 0.0}
     refusals: Counter[int] = Counter()
     others: Counter[int] = Counter()
     for file in sorted(assets.path("data").glob("*.jsonl")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            if "kind" in row and "prompt" in row:
-                token = engine.chat.template.segment(row["response"])[0]
-                (refusals if row["kind"] == "harmful" else others)[token] += 1
+        for row in read_rows(file):
+            if "kind" in row.fields and "prompt" in row.fields:
+                token = engine.chat.template.segment(row.fields["response"])[0]
+                (refusals if row.fields["kind"] == "harmful" else others)[token] += 1
     # by rates and not by counts, as there are more answers than refusals
     many, more = refusals.total(), others.total()
-    shares = {}
+    shares = dict(zip(engine.chat.template.decisions, (1.0, 1.0, 0.0), strict=False))
     for token in refusals | others:
         refuse, answer = (refusals[token] + 1) / many, (others[token] + 1) / more
         shares[token] = refuse / (refuse + answer)
@@ -115,31 +113,27 @@ def compared(cells: Mapping[str, Mapping[int, Any]], kinds: Any, against: str) -
     """The table of a sweep."""
     generator = np.random.default_rng(0)
     draws = [generator.integers(len(kinds), size=len(kinds)) for _ in range(DRAWS)]
-    rows = []
-    for name, seeds in cells.items():
-        row = [name, str(len(seeds))]
-        for benign in COMPARED.values():
-            each = [area(found, kinds, benign) for found in seeds.values()]
-            row.append(f"{np.mean(each):.3f} ({', '.join(f'{a:.3f}' for a in each)})")
-            shared = sorted(seeds.keys() & cells[against].keys())
-            if name == against:
-                row.append("")
-                continue
-            moved = [
-                np.mean([
-                    area(seeds[s], kinds, benign, draw)
-                    - area(cells[against][s], kinds, benign, draw)
-                    for s in shared
-                ])
-                for draw in [None, *draws]
-            ]  # fmt: skip
-            low, high = np.quantile(moved[1:], (0.025, 0.975))
-            row.append(f"{moved[0]:+.3f} [{low:+.3f}, {high:+.3f}]")
-        rows.append(row)
-    head = ["cell", "seeds"]
-    for what in COMPARED:
+    head, rows = ["cell", "seeds"], {name: [name, str(len(seeds))] for name, seeds in cells.items()}
+    for what, benign in COMPARED.items():
         head += [f"AUC {what} (each seed)", f"difference from {against!r}"]
-    return table(head, rows)
+        areas = {  # of each run: over all prompts, then over each draw
+            name: {
+                seed: np.array([area(found, kinds, benign, draw) for draw in [None, *draws]])
+                for seed, found in seeds.items()
+            }
+            for name, seeds in cells.items()
+        }
+        for name, runs in areas.items():
+            each = [float(run[0]) for run in runs.values()]
+            rows[name].append(f"{np.mean(each):.3f} ({', '.join(f'{a:.3f}' for a in each)})")
+            if name == against:
+                rows[name].append("")
+                continue
+            shared = sorted(runs.keys() & areas[against].keys())
+            moved = np.mean([runs[seed] - areas[against][seed] for seed in shared], axis=0)
+            low, high = np.quantile(moved[1:], (0.025, 0.975))
+            rows[name].append(f"{moved[0]:+.3f} [{low:+.3f}, {high:+.3f}]")
+    return table(head, list(rows.values()))
 
 
 if __name__ == "__main__":
