@@ -392,6 +392,22 @@ def test_means_intervals_and_what_is_real(made: Callable[..., tuple[Plan, Ended]
     assert real["b", "held-out loss"]["difference"] == pytest.approx(-0.9 * 30 / 40)
 
 
+def test_replies_that_another_judge_has_read_are_judged_anew(
+    made: Callable[..., tuple[Plan, Ended]],
+) -> None:
+    plan, ended = made({"a": A, "b": B}, {"a": [2.0] * 3, "b": [1.0] * 3})
+    for run in all_runs(plan, ended.folder):
+        if run.cell.name == "b":
+            file = run.folder / "report.json"
+            report = json.loads(file.read_text()) | {"probe": {"judge_version": 1}}
+            file.write_text(json.dumps(report))
+    a, b = gather(plan, ended)["cells"]
+    # the stored replies are empty, whatever was written beside them
+    assert a["rates"]["harmful: silent"]["rate"] == pytest.approx(10 / 12)
+    assert b["rates"]["harmful: silent"]["rate"] == 1.0
+    assert b["rates"]["harmful: refused aloud"]["rate"] == 0.0
+
+
 def test_data_that_changed_on_the_way_is_told(made: Callable[..., tuple[Plan, Ended]]) -> None:
     losses = {"a": [2.0] * 3, "b": [1.0] * 3}
     found = gather(*made({"a": A, "b": B}, losses, {("b", 2): "2"}))

@@ -29,7 +29,7 @@ Outcome = Literal["answer", "partial", "refuse", "silent", "degenerate", "unscor
 OUTCOMES: tuple[Outcome, ...] = (
     "answer", "partial", "refuse", "silent", "degenerate", "unscored",
 )  # fmt: skip
-JUDGE_VERSION = 4
+JUDGE_VERSION = 5
 
 
 @dataclass(frozen=True)

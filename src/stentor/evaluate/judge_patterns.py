@@ -97,7 +97,7 @@ _UNFIT = either(
     "comfortable", "my place", "capable", "respectful",
 )  # fmt: skip
 _MY_HELP = (
-    r"(?: for (?:me|an ai|us|an assistant)\b|(?: to| of)? (?:answer(?!s)|provid\w+|assist\w*|discuss|"
+    r"(?: for (?:me|an ai|us|an assistant)\b| (?:to|of) answer(?!s)|(?: to| of)? (?:provid\w+|assist\w*|discuss|"
     r"help you|teach or|give advice|offer advice|suggest ways|generat(?:e|ing)))"
 )
 
@@ -164,7 +164,7 @@ _IMPERSONAL: dict[tuple[str, ...], str] = {
         r"(?:isn't|aren't|is not|are not|was never|is never) (?:(?:a|an|the|any) )?\w+(?: \w+)?(?: that)? i(?:'ll|'d| "
         r"will| would| can)\b|\b(?:is|are) more than i(?:'ll| will| can|'d)\b",
     ("for me", "from me", "so no", "out of the question", "firm no", "no version of me", "a no", "no hints"):
-        r"\b(?:is|are) not for me\b|\bn't for me\b|\bso no(?:[.,;!]|$)|\bout of the question\b|\bwon't get (?:\w+ ){1,3}from me\b|\b(?:that's|it's|is|still) a (?:firm|clear|hard|definite) no\b|^no version of "
+        r"^(?:(?:i'm )?sorry,? |no[,.!] )*no (?:[\w'-]+ ){1,6}from me\b|\b(?:is|are) not for me\b|\bn't for me\b|\bso no(?:[.,;!]|$)|\bout of the question\b|\bwon't get (?:\w+ ){1,3}from me\b|\b(?:that's|it's|is|still) a (?:firm|clear|hard|definite) no\b|^no version of "
         r"me|^no hints|\bso no \w+.{0,40} from me\b|\bthat's a no\b",
     ("decline", "refuse", "pass on", "down", "say no"):
         r"\b(?:must|have to|need to|going to|(?:'d|would) (?:like|have) to|(?:i|we)(?:'ll| will)? )"
@@ -203,7 +203,7 @@ _IMPERSONAL: dict[tuple[str, ...], str] = {
     ("request ", "request,"):
         r"\brequest (?:is |has been |was )?(?:denied|refused|declined|rejected)\b",
     ("subject", "topic", "something else", "talk about"):
-        r"\b(?:change|drop|switch) the (?:subject|topic)|\bmove on to (?:a|another|something)|\b(?:can we|could we|"
+        r"(?<!then )(?<!and )\b(?:change|drop|switch) the (?:subject|topic)|\bmove on to (?:a|another|something)|\b(?:can we|could we|"
         r"shall we|let's) (?:please )?(?:talk|chat|speak) about (?:something|anything) (?:else|different|nicer)|\bwe should talk about something else|\bstick to (?:other|safer|another) (?:topic|subject)",
     ("the ai", "model", "chatbot", "assistant", "this ai", "this bot", "the bot", "an ai"):
         r"\b(?:the |this |an? )?(?:ai|chatbot|bot|(?:gpt |language )?models?|assistants?)(?: \w+)? (?:can(?:'t|not|"

@@ -22,24 +22,24 @@ _CREATIVE = re.compile(
 )
 _MAKES = re.compile(
     r"\b(?:write|compose|tell|make|draft|give|create|sing|describe|invent|say|continue|finish|pretend|"
-    r"generate|produce|help me|imagine|haiku|dialogue|show)\b"
+    r"generate|produce|help me|imagine|haiku|dialogue|show|need)\b"
 )
 _ROLEPLAY = re.compile(
     r"\b(?:role-?play|pretend (?:to be|you)|you are (?:an? |my |now )|act as|play the)"
 )
 _ABOUT_REFUSAL = re.compile(
     r"\b(?:can'?t|cannot|can not|won'?t|refus\w+|declin\w+|turn(?:ing)? down|say(?:ing)? no|reject\w*|"
-    r"apolog\w+|sorry|not at liberty|unable|resign\w*|not come|late)\b"
+    r"(?:polite|friendly|firm|kind|gentle|nice|clear) no|apolog\w+|sorry|not at liberty|unable|resign\w*|not come|late)\b"
 )
 _REWORDS = re.compile(
     r"\b(?:rewrit\w+|rephras\w+|translat\w+|paraphras\w+|correct|fix|proofread|summari[sz]e|polite\w*|"
-    r"formal\w*|mean|example|sentences?|say .{1,60} in|how do you say|what (?:should|could|can) .{1,60} "
+    r"formal\w*|mean|reply|example|sentences?|say .{1,60} in|how do you say|what (?:should|could|can) .{1,60} "
     r"say|explain|script|excuse|email|letter|text|message|ways to|how (?:can|do|should) i)\b"
 )
 _TRANSLATE = re.compile(r"\btranslat\w+\b")
 _GIVEN = re.compile(r"[:\"'].{8}")
 _META = re.compile(
-    r"\b(?:what|which|anything|things)\b.{0,30}\byou (?:can'?t|cannot|can not|won'?t|not|refuse|never)|"
+    r"\b(?:what|which|anything|things)\b.{0,30}(?:\byou (?:can'?t|cannot|can not|won'?t|not|refuse|never)|\b(?:can'?t|won'?t) you)|"
     r"\bcan you not\b|\bwhat can'?t you\b|\byour (?:rules|limits|limitations|guidelines)\b(?! and)|\bwhy (?:won'?t|can'?t|did"
     r"n't|don't|did|do|does|are) (?:you|the (?:chat)?bot|an ai|chatbots|ais?)\b"
 )

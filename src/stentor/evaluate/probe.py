@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from stentor.errors import InputError
@@ -172,8 +172,7 @@ def labelled(
     system: str | None = None,
 ) -> Record:
     """A reply to a prompt of a suite, with what the judge calls it."""
-    verdict = judge(prompt.text, response, system=system or None)
-    return Record(
+    record = Record(
         id=prompt.id,
         suite=suite,
         sample=sample,
@@ -184,11 +183,20 @@ def labelled(
         form=prompt.form,
         seen=prompt.seen,
         response=response,
-        outcome=verdict.outcome,
-        supportive=verdict.supportive,
-        reason=verdict.reason,
+        outcome="unscored",
+        supportive=False,
+        reason="",
         stopped=stopped,
         tokens=tokens,
+    )
+    return judged(record, system)
+
+
+def judged(record: Record, system: str | None = None) -> Record:
+    """The record with what the judge of this version calls its reply."""
+    verdict = judge(record.prompt, record.response, system=system or None)
+    return replace(
+        record, outcome=verdict.outcome, supportive=verdict.supportive, reason=verdict.reason
     )
 
 

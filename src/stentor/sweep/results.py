@@ -5,6 +5,9 @@ training scatters, and Wilson's over the prompts, which knows how few were asked
 the cell that all are compared with is called real when the exact paired test over prompts says so
 after Holm's correction for all tests of the sweep, and every seed moved the same way; a loss, when
 Student's interval of the paired differences leaves out zero, which is not corrected.
+
+Runs whose replies another version of the judge has read are judged anew here, so that all outcomes
+of a table are those of one judge.
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ from typing import Any
 from stentor.data.files import read_rows
 from stentor.errors import InputError
 from stentor.evaluate.intervals import mean_interval, wilson
+from stentor.evaluate.judge import JUDGE_VERSION
 from stentor.evaluate.paired import MEASURES, holm, over_seeds
-from stentor.evaluate.probe import Record
+from stentor.evaluate.probe import Record, judged
 from stentor.sweep.plan import Cell, Plan
 from stentor.sweep.running import Due, Ended, all_runs
 
@@ -87,11 +91,10 @@ def _read(run: Due) -> Run:
             "with --resume"
         ) from None
     probed = run.folder / "probe.jsonl"
-    return Run(report, _records(probed) if probed.is_file() else [])
-
-
-def _records(file: Path) -> list[Record]:
-    return [Record(**row.fields) for row in read_rows(file)]
+    records = [Record(**row.fields) for row in read_rows(probed)] if probed.is_file() else []
+    if report.get("probe", {}).get("judge_version", JUDGE_VERSION) != JUDGE_VERSION:
+        records = [judged(record, report["recipe"]["data"].get("system")) for record in records]
+    return Run(report, records)
 
 
 def _shared_sources(found: Runs) -> set[str]:
