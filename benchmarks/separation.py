@@ -1,7 +1,8 @@
 """How well a model tells harmful prompts from benign ones, wherever its threshold lies.
 
     python benchmarks/separation.py MODEL …            # models, or
-    python benchmarks/separation.py SWEEP              # the folder of a sweep: its finished runs
+    python benchmarks/separation.py SWEEP              # the folder of a sweep: its finished runs that
+                                                       # still have their models
 
 A model that refuses everything and one that refuses nothing may know as much. So no reply is
 drawn here: a prompt's score is the chance that its reply begins as refusals do, which is the sum
@@ -57,6 +58,9 @@ def main() -> None:
     for cell in results["cells"]:
         for seed in cell["seeds"]:
             model = first / cell["folder"] / f"seed-{seed}" / "model"
+            if not model.is_dir():
+                print(f"left out, since its model is not there: {cell['name']}, seed {seed}")
+                continue
             engine = open_engine(str(model), "torch", tell=lambda text: None)
             cells.setdefault(cell["name"], {})[seed] = scores(engine, texts)
     print(compared(cells, kinds, results["against"]))

@@ -38,6 +38,9 @@ def test_fp16_without_a_gpu_is_refused_with_what_to_do() -> None:
     [
         ({"avx512_bf16": True, "amx_bf16": True}, torch.bfloat16),
         ({"avx512_bf16": True, "amx_bf16": False}, torch.float32),  # half as fast there
+        ({"avx512_bf16": True, "cpu_name": "Intel(R) Xeon(R)"}, torch.float32),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, torch.bfloat16),
+        ({"cpu_name": "AMD EPYC"}, torch.float32),
         ({"avx2": True, "avx512_bf16": False}, torch.float32),
     ],
 )
