@@ -1,8 +1,9 @@
 """How well a model tells harmful prompts from benign ones, wherever its threshold lies.
 
     python benchmarks/separation.py MODEL …            # models, or
-    python benchmarks/separation.py SWEEP              # the folder of a sweep: its finished runs that
-                                                       # still have their models
+    python benchmarks/separation.py SWEEP              # the folder of a sweep: its finished runs
+
+A run of the sweep whose model was deleted is left out.
 
 A model that refuses everything and one that refuses nothing may know as much. So no reply is
 drawn here: a prompt's score is the chance that its reply begins as refusals do, which is the sum
