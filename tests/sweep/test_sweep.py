@@ -166,6 +166,17 @@ def test_cells_and_seeds_can_be_chosen(write_sweep: Callable[..., Path]) -> None
     )
 
 
+def test_only_the_cells_that_are_to_run_need_their_base(
+    stentor: Command, write_sweep: Callable[..., Path]
+) -> None:
+    cells = [{"name": "a"}, {"name": "later", "set": {"model.base": "nowhere"}}]
+    file = write_sweep(cells=cells, seeds=[1])
+    assert stentor("sweep", file, "--only", "a", "--dry-run").code == 0
+    for arguments in ((), ("--only", "l*")):
+        told = stentor("sweep", file, "--dry-run", *arguments)
+        assert told.code == 2 and "cell 'later': nowhere: no such model" in told.err
+
+
 SWEEPS = sorted(
     name for name, path in recipes.bundled_recipes().items()
     if "cells" in yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from stentor.errors import StentorError
 from stentor.sweep.page import show, write_all
 from stentor.sweep.plan import load
 from stentor.sweep.results import gather
-from stentor.sweep.running import described, run_all
+from stentor.sweep.running import described, is_chosen, run_all
 from stentor.train.display import Display
 
 
@@ -29,7 +29,7 @@ def sweep(
     as_json: bool,
 ) -> None:
     """Run a sweep as far as it goes; print its table and, last, its folder."""
-    plan = load(file, overrides)
+    plan = load(file, overrides, due=lambda cell: not table and is_chosen(cell, only))
     if dry_run:
         print(described(plan))
         return

@@ -137,8 +137,16 @@ class Plan:
         return isinstance(next(iter(self.cells[0].runs.values())), PretrainRecipe)
 
 
-def load(name_or_path: str, overrides: Sequence[str] = ()) -> Plan:
-    """Read and check a sweep; `overrides` change the recipe of every cell."""
+def load(
+    name_or_path: str,
+    overrides: Sequence[str] = (),
+    *,
+    due: Callable[[str], bool] = lambda name: True,
+) -> Plan:
+    """Read and check a sweep; `overrides` change the recipe of every cell.
+
+    `due`: of which cells, by name, the base has to be there; others may be run later.
+    """
     path = find(name_or_path)
     raw = read_mapping(path)
     if "cells" not in raw:
@@ -153,7 +161,7 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Plan:
         raise RecipeError(str(path), problems) from None
     problems = []
     changes = _both(overrides, sweep.set, problems)
-    cells = [_cell(sweep, part, changes, path.parent, problems) for part in sweep.cells]
+    cells = [_cell(sweep, part, changes, path.parent, problems, due) for part in sweep.cells]
     kinds = {type(recipe) for cell in cells if cell for recipe in cell.runs.values()}
     if len(kinds) > 1:
         problems.append("cells: some train a base and some fine-tune; give each kind its own sweep")
@@ -182,6 +190,7 @@ def _cell(
     changes: Sequence[tuple[str, Any]],
     folder: Path,
     problems: list[str],
+    due: Callable[[str], bool],
 ) -> Cell | None:
     """A cell with its recipes; None, and its mistakes in `problems`, when there are any."""
     where = f"cell {part.name!r}"
@@ -215,7 +224,8 @@ def _cell(
         problems += wrong
         return None
     runs = {seed: parse(raw | {"seed": seed}, kind, name) for seed in sweep.seeds}
-    problems += [f"{where}: {missing}" for missing in _missing(next(iter(runs.values())))]
+    missing = _missing(next(iter(runs.values())), with_base=due(part.name))
+    problems += [f"{where}: {thing}" for thing in missing]
     shipped = {file: name for name, file in bundled_recipes().items()}
     given = shipped.get(path, str(path) if path == beside else name)
     return Cell(part.name, part.about, part.x, runs, _command(kind, given, changed))
@@ -229,12 +239,12 @@ def _mistakes(check: Callable[[], Any]) -> tuple[str, ...]:
     return ()
 
 
-def _missing(recipe: Recipe | PretrainRecipe) -> list[str]:
+def _missing(recipe: Recipe | PretrainRecipe, *, with_base: bool) -> list[str]:
     """What the recipe names and is not there: better known now than after hours."""
     checks: list[Callable[[], Any]]
     if isinstance(recipe, Recipe):
         suite_names = recipe.probe.suites if recipe.probe else ()
-        checks = [partial(resolve, recipe.model.base)]
+        checks = [partial(resolve, recipe.model.base)] if with_base else []
         checks += [partial(sources.find, part.use) for part in recipe.data.sources.values()]
         checks += [partial(suites.load, name) for name in suite_names]
     else:

@@ -85,11 +85,13 @@ def chosen_runs(runs: Sequence[Due], only: Sequence[str], seeds: Sequence[int]) 
     if problems:
         raise InputError("; ".join(problems))
     return [
-        run
-        for run in runs
-        if (not only or any(fnmatchcase(run.cell.name, pattern) for pattern in only))
-        and (not seeds or run.seed in seeds)
+        run for run in runs if is_chosen(run.cell.name, only) and (not seeds or run.seed in seeds)
     ]
+
+
+def is_chosen(cell: str, only: Sequence[str]) -> bool:
+    """Whether a cell's name matches one of the patterns; without any, all do."""
+    return not only or any(fnmatchcase(cell, pattern) for pattern in only)
 
 
 def run_all(
