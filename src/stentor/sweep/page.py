@@ -254,18 +254,31 @@ def _panels(axes: Any, cells: Sequence[Any], rates: Sequence[str]) -> None:
 
 
 def _rate_curve(axes: Any, cells: Sequence[Any], rates: Sequence[str], results: Results) -> None:
-    for name, colour in zip(rates, _COLOURS[: len(rates)], strict=True):
-        there = [(cell["x"], cell["rates"][name]) for cell in cells if name in cell["rates"]]
+    for number, (name, colour) in enumerate(zip(rates, _COLOURS[: len(rates)], strict=True)):
+        beside = number - (len(rates) - 1) / 2  # else intervals hide each other
+        there = [
+            (_moved(cell["x"], beside, cells, results), cell["rates"][name])
+            for cell in cells
+            if name in cell["rates"]
+        ]
         _line(axes, there, SHOWN[name], colour, "rate", 100)
     axes.set_ylim(-3, 103)
     axes.set_ylabel("share of replies, %")
-    _axis(axes, results)
+    _axis(axes, cells, results)
+
+
+def _moved(x: float, steps: float, cells: Sequence[Any], results: Results) -> float:
+    """x moved to the right by so many hundredths of the axis."""
+    low, high = (pick(cell["x"] for cell in cells) for pick in (min, max))
+    if results["log_curve"]:
+        return float(x * (high / low) ** (0.01 * steps))
+    return float(x + 0.01 * steps * (high - low))
 
 
 def _loss_curve(axes: Any, cells: Sequence[Any], name: str, results: Results) -> None:
     _line(axes, [(c["x"], c["numbers"][name]) for c in cells], name, BLUE, "mean", 1)
     axes.set_ylabel(f"{name}, nats per token")
-    _axis(axes, results)
+    _axis(axes, cells, results)
 
 
 def _line(
@@ -287,8 +300,11 @@ def _line(
     )  # fmt: skip
 
 
-def _axis(axes: Any, results: Results) -> None:
+def _axis(axes: Any, cells: Sequence[Any], results: Results) -> None:
     if results["log_curve"]:
         axes.set_xscale("log")
+    at = sorted({cell["x"] for cell in cells})
+    axes.set_xticks(at, labels=[f"{x:.3g}" for x in at])
+    axes.minorticks_off()
     axes.set_xlabel(results["curve"])
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
