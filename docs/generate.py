@@ -43,8 +43,9 @@ from pydantic_core import PydanticUndefined
 
 from stentor import cli, recipe
 from stentor.errors import InputError, nearest
+from stentor.evaluate.probe import read_records
 from stentor.report import limits, tables
-from stentor.report.card import card, read_records, read_report, samples
+from stentor.report.card import card, read_report, samples
 from stentor.sweep import page as sweep_page
 from stentor.sweep import plan
 

@@ -11,8 +11,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from stentor.data.files import read_rows
 from stentor.errors import InputError
 from stentor.evaluate.calibration import shipped
 from stentor.evaluate.intervals import Rate
@@ -172,7 +174,7 @@ def labelled(
     system: str | None = None,
 ) -> Record:
     """A reply to a prompt of a suite, with what the judge calls it."""
-    record = Record(
+    return Record(
         id=prompt.id,
         suite=suite,
         sample=sample,
@@ -183,21 +185,27 @@ def labelled(
         form=prompt.form,
         seen=prompt.seen,
         response=response,
-        outcome="unscored",
-        supportive=False,
-        reason="",
         stopped=stopped,
         tokens=tokens,
+        **_called(prompt.text, response, system),
     )
-    return judged(record, system)
 
 
 def judged(record: Record, system: str | None = None) -> Record:
     """The record with what the judge of this version calls its reply."""
-    verdict = judge(record.prompt, record.response, system=system or None)
-    return replace(
-        record, outcome=verdict.outcome, supportive=verdict.supportive, reason=verdict.reason
-    )
+    return replace(record, **_called(record.prompt, record.response, system))
+
+
+def _called(prompt: str, response: str, system: str | None) -> dict[str, Any]:
+    """A record's fields that are the judge's."""
+    verdict = judge(prompt, response, system=system or None)
+    return {f: getattr(verdict, f) for f in ("outcome", "supportive", "reason")}
+
+
+def read_records(run: Path) -> list[Record]:
+    """The replies of a run's probe, none where it had no probe."""
+    probed = run / "probe.jsonl"
+    return [Record(**row.fields) for row in read_rows(probed)] if probed.is_file() else []
 
 
 def summary(records: Sequence[Record]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stentor.data.files import read_rows, write_text
+from stentor.data.files import write_text
 from stentor.errors import InputError, MissingExtra
-from stentor.evaluate.probe import Record
+from stentor.evaluate.probe import Record, read_records
 from stentor.report import metadata, tables
 from stentor.report.limits import limitations
 from stentor.report.page import write_page
@@ -64,12 +64,6 @@ def read_report(run: Path) -> dict[str, Any]:
             "train again, or use the version that made it"
         )
     return report
-
-
-def read_records(run: Path) -> list[Record]:
-    """The replies of a run's probe."""
-    probed = run / "probe.jsonl"
-    return [Record(**row.fields) for row in read_rows(probed)] if probed.is_file() else []
 
 
 def rewrite(run: Path) -> Path:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stentor.errors import InputError, StentorError
-from stentor.report.card import card, read_records, read_report, write_all
+from stentor.evaluate.probe import read_records
+from stentor.report.card import card, read_report, write_all
 
 _BESIDE = ("report.json", "report.html", "recipe.yaml", "metrics.jsonl", "probe.jsonl")
 """With these `stentor card` writes card, plots and page again from what lies on the hub."""

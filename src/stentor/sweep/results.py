@@ -19,12 +19,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from stentor.data.files import read_rows
 from stentor.errors import InputError
 from stentor.evaluate.intervals import mean_interval, wilson
 from stentor.evaluate.judge import JUDGE_VERSION
 from stentor.evaluate.paired import MEASURES, holm, over_seeds
-from stentor.evaluate.probe import Record, judged
+from stentor.evaluate.probe import Record, judged, read_records
 from stentor.sweep.plan import Cell, Plan
 from stentor.sweep.running import Due, Ended, all_runs
 
@@ -89,8 +88,7 @@ def _read(run: Due) -> Run:
             f"{file}: it is not valid JSON ({error}); delete the folder of this run and go on "
             "with --resume"
         ) from None
-    probed = run.folder / "probe.jsonl"
-    records = [Record(**row.fields) for row in read_rows(probed)] if probed.is_file() else []
+    records = read_records(run.folder)
     if report.get("probe", {}).get("judge_version", JUDGE_VERSION) != JUDGE_VERSION:
         records = [judged(record, report["recipe"]["data"].get("system")) for record in records]
     return Run(report, records)

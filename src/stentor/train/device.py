@@ -108,9 +108,11 @@ def has_fast_bf16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
     has = torch.cpu.get_capabilities()
-    amd = has.get("avx512_bf16") and str(has.get("cpu_name", "")).startswith("AMD")
-    return device.type == "cpu" and bool(has.get("amx_bf16") or amd)
+    amd = str(has.get("cpu_name", "")).startswith("AMD")
+    return bool(has.get("amx_bf16") or (amd and has.get("avx512_bf16")))
 
 
 @contextlib.contextmanager
