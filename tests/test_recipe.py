@@ -412,10 +412,8 @@ def test_unlikelihood_has_no_plain_forward() -> None:
 
 
 def test_decisions_need_all_weights() -> None:
-    changes = ("phases.1.decision.weight=8", "phases.1.keep=last", "adapter=null")
+    changes = ("phases.1.decision.weight=8", "adapter=null")
     assert problems(SMALL, Recipe, changes[:1]) == (
-        "phases.1.keep: the held-out loss is taken without the pieces of decision, so its lowest "
-        "is where they are learned least; set keep: last",
         "phases.1.decision: an adapter leaves the embedding of its pieces as it is; "
         "set adapter: null",
     )
@@ -423,6 +421,15 @@ def test_decisions_need_all_weights() -> None:
     assert decision is not None and decision.weight == 8 and decision.share == 0.9
     assert decision.weights() == (8, 8, 8)
     assert decision.model_copy(update={"refusals": 1.5}).weights() == (12, 12, 8)
+
+
+def test_a_preference_phase_guesses_no_decision_along_the_prompt() -> None:
+    changes = ("adapter=null", "phases.1.decision.gain=0.5", "phases.1.preference=0.3")
+    assert problems(SMALL, Recipe, changes) == (
+        "phases.1.decision.gain: a phase of pairs has no place for it; remove it",
+    )
+    decision = load(SMALL, Recipe, changes[:2]).phases[1].decision
+    assert decision is not None and decision.gain == 0.5
 
 
 def test_a_preference_phase_has_no_weighted_opening() -> None:

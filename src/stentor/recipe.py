@@ -213,8 +213,13 @@ class DecisionPart(Part):
     refuses more of what is harmful, and of what is not."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Of the rows, how many get it; the others teach how a reply begins without. `weight` counts
-    against them: at 8 and 0.9 the words are left 1 % of the probability at the first place, so a
-    loss taken without the pieces (`stentor evaluate`, the held-out rows) is about 0.1 higher."""
+    against them: at 8 and 0.9 the words are left 1 % of the probability at the first place.
+    Held-out losses sum over the pieces and none, so they are those of what readers see."""
+
+    gain: Annotated[float, Field(ge=0)] = 0.0
+    """How much it counts, as a share of `weight`, that the piece is guessed at each token of the
+    last prompt, ever more towards its end ("linear gain", Dai & Le 2015): more to learn the choice
+    from, since a prompt has one end and many tokens."""
 
     def weights(self) -> tuple[float, float, float]:
         """How often the pieces of refusal, support and answer count."""
@@ -425,10 +430,10 @@ def disagreements(recipe: Mapping[str, Any]) -> list[str]:
         ]
         if phase.get("preference") is not None and phase.get("opening") is not None:
             problems.append(f"phases.{number}.opening: odds are those of whole replies; remove it")
-        if phase.get("decision") is not None and phase.get("keep", "best") == "best":
+        decision = phase.get("decision") or {}
+        if phase.get("preference") is not None and decision.get("gain"):
             problems.append(
-                f"phases.{number}.keep: the held-out loss is taken without the pieces of decision, "
-                "so its lowest is where they are learned least; set keep: last"
+                f"phases.{number}.decision.gain: a phase of pairs has no place for it; remove it"
             )
         has_adapter = recipe.get("adapter", ...) is not None
         if phase.get("dropout") and not has_adapter:

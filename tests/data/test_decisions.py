@@ -18,7 +18,7 @@ from stentor.data.examples import Example, Tally, conversation
 from stentor.data.stream import Emphasis, micro
 from stentor.model.tokenizer import DECISIONS
 from stentor.recipe import OpeningPart
-from stentor.train.loop import token_loss
+from stentor.train.loop import plain_token_loss, token_loss
 from stentor.train.rejected import refuses
 
 REFUSE, SUPPORT, ANSWER = 17, 18, 19  # the ids of [control_15] to [control_17]
@@ -130,6 +130,65 @@ def test_a_decision_counts_apart_from_the_opening_that_follows_it(
     plain = micro(decided(template, ROWS))
     assert plain.weights is None
     assert plain.supervised == part.supervised
+
+
+def test_the_decision_is_guessed_along_the_last_prompt(template: SegmentTemplate) -> None:
+    """Each of its tokens but the last, ever more towards the end; reported by nothing."""
+    counts = dict.fromkeys(template.decisions, 8.0)
+    rows = decided(template, ROWS)
+    plain, part = micro(rows, Emphasis(None, counts)), micro(rows, Emphasis(None, counts, gain=0.5))
+    assert (part.supervised, plain.guesses) == (plain.supervised, 0)
+    assert part.weights is not None
+    kept = len(part.targets) - part.guesses
+    for found, before in (
+        (part.ids, plain.ids),
+        (part.places[:kept], plain.places),
+        (part.targets[:kept], plain.targets),
+        (part.weights[:kept], plain.weights),
+    ):
+        assert torch.equal(found, before)
+    asked = [e.example.messages[-2]["content"] for e in rows[:-1]]
+    words = [template.segment(text) for text in asked]
+    user = template.prompt([{"role": "user", "content": ""}])[-2]
+    # [INST] and the words; at [/INST] it is drawn
+    assert part.ids[part.places[kept:]].tolist() == [i for ids in words for i in (user, *ids)]
+    wanted = [REFUSE, SUPPORT, ANSWER, ANSWER]
+    due = [p for p, ids in zip(wanted, words, strict=True) for _ in (user, *ids)]
+    assert part.targets[kept:].tolist() == due
+    start = kept
+    for ids in words:
+        each = part.weights[start : start + len(ids) + 1]
+        assert float(each.sum()) == pytest.approx(0.5 * 8)
+        ramp = torch.arange(1, len(each) + 1)
+        torch.testing.assert_close(each, ramp * each[0])
+        start += len(each)
+    assert start == len(part.weights)
+
+
+@pytest.mark.parametrize("loss", [token_loss, plain_token_loss])
+def test_guesses_count_in_the_gradient_and_in_no_reported_loss(
+    template: SegmentTemplate, tiny_model: LlamaForCausalLM, loss: Any
+) -> None:
+    counts = dict.fromkeys(template.decisions, 8.0)
+    rows = decided(template, ROWS[:3])
+    plain, part = micro(rows, Emphasis(None, counts)), micro(rows, Emphasis(None, counts, gain=0.5))
+
+    def gradient(of: Any) -> Any:
+        tiny_model.zero_grad()
+        of.backward()
+        return tiny_model.lm_head.weight.grad.clone()  # type: ignore[union-attr]
+
+    value, each = loss(tiny_model, part)
+    before, others = loss(tiny_model, plain)
+    assert float(value.detach()) == pytest.approx(float(before.detach()), rel=1e-5)
+    assert len(each) == len(others) == part.supervised
+    found = gradient(value) - gradient(loss(tiny_model, plain)[0])
+    # what they add: the cross entropy of each guess, times its weight
+    alone = replace(
+        part, places=part.places[-part.guesses :], targets=part.targets[-part.guesses :],
+        weights=part.weights[-part.guesses :] if part.weights is not None else None, guesses=0,
+    )  # fmt: skip
+    torch.testing.assert_close(found, gradient(loss(tiny_model, alone)[0]), rtol=1e-3, atol=1e-5)
 
 
 def test_a_model_learns_to_decide_before_it_speaks(

@@ -78,16 +78,17 @@ def test_siblings_in_a_family_feign_no_certainty(tmp_path: Path) -> None:
 
 
 def test_two_readings_are_compared_as_they_were_made(tmp_path: Path) -> None:
-    """A difference stays one after it was settled in favour of the second reading."""
+    """A difference stays one after it was settled; two other readers count before the author."""
     same = pair("a", "I can't help with that.", "refuse", second="refuse")
     settled = pair("b", "Use a knife.", "answer", second="answer", first="refuse")
     kept = pair("c", "I can't say. Ask a vet.", "partial", second="refuse")
-    write(tmp_path, "building", [same, settled])
-    write(tmp_path, "measuring", [kept, ANSWERED])
+    thrice = pair("d", "Use a knife.", "answer", second="answer", first="refuse", third="answer")
+    write(tmp_path, "building", [pair("e", "No.", "refuse", second="answer")])
+    write(tmp_path, "measuring", [same, settled, kept, thrice, ANSWERED])
     result = calibration("measuring", tmp_path)
-    assert result.twice == 3
-    assert result.readers_agreement == pytest.approx(1 / 3)
-    assert result.readers_kappa == pytest.approx(kappa([1, 1, 1], [1, 0, 1]))
+    assert result.twice == 4
+    assert result.readers_agreement == pytest.approx(1 / 2)
+    assert result.readers_kappa == pytest.approx(kappa([1, 0, 1, 0], [1, 1, 1, 0]))
 
 
 def test_without_second_readings_nothing_is_claimed(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_a_family_stays_where_it_lies(tmp_path: Path) -> None:
 
 
 def test_second_readings_survive_adding(tmp_path: Path) -> None:
-    twice = pair("a", "Use a knife.", "answer", second="answer", first="refuse")
+    twice = pair("a", "Use a knife.", "answer", second="answer", first="refuse", third="answer")
     write(tmp_path, "building", [twice])
     write(tmp_path, "measuring", [REFUSED])
     add_pairs([ANSWERED], tmp_path)
@@ -172,7 +173,7 @@ def test_the_shipped_pairs_are_many_and_their_families_lie_on_one_side() -> None
     building, measuring = pairs("building"), pairs("measuring")
     assert len(building) + len(measuring) >= 1500
     assert not {p.family for p in building} & {p.family for p in measuring}
-    assert sum(p.second is not None for p in building + measuring) >= 300
+    assert all(p.second is not None and p.third is not None for p in measuring)
 
 
 def test_the_report_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

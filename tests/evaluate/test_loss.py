@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from conftest import Single, build_tiny_model
 from stentor.chat import Encoded, SegmentTemplate, document_ids
+from stentor.data.decisions import begun_with
 from stentor.data.encode import EncodedExample, encode
 from stentor.data.examples import Example, Tally
 from stentor.errors import DataError
@@ -107,6 +108,33 @@ def test_reply_losses_do_not_depend_on_the_order_of_sources(
     found = reply_losses(model, backwards, cpu)
     for name, loss in reply_losses(model, held_out, cpu).items():
         assert found[name].nats == pytest.approx(loss.nats, rel=1e-5)
+
+
+def test_a_reply_may_be_reached_by_each_unseen_piece(
+    model: Any, cpu: Machine, template: SegmentTemplate, held_out: dict[str, list[EncodedExample]]
+) -> None:
+    """Against p(reply) = p(at once) + the sum of p(piece) p(reply | piece), token by token."""
+    document = Example(({"role": "text", "content": "A bird sings."},), "text", "f:1")
+    rows = [e for examples in held_out.values() for e in examples]
+    rows += encode([document], "t", template, system=None, max_tokens=512, tally=Tally())
+    pieces = template.decisions
+    assert len(pieces) == 3
+    found = row_losses(model, rows, cpu, pieces)
+    plain = row_losses(model, rows, cpu)
+    for row, loss, before in zip(rows, found, plain, strict=True):
+        ways = [row.encoded]
+        if row.example.kind != "text":
+            ways += [begun_with(row.encoded, piece) for piece in pieces]
+        nats = []
+        for way in ways:
+            each = entropies(model, way.ids[:-1], way.ids[1:])
+            nats.append(float(each[torch.tensor(way.mask[1:], dtype=torch.bool)].sum()))
+        most = min(nats)  # exp of some hundred nats is no number
+        summed = most - math.log(sum(math.exp(most - n) for n in nats))
+        assert loss.nats == pytest.approx(summed, rel=1e-5)
+        assert (loss.tokens, loss.text_bytes) == (before.tokens, before.text_bytes)
+    assert found[-1].nats == plain[-1].nats
+    assert all(f.nats < p.nats for f, p in zip(found[:-1], plain[:-1], strict=True))
 
 
 def test_documents_among_conversations_lose_what_plain_text_does(

@@ -33,6 +33,8 @@ class Micro:
     where that is less than C. Counted as in `vocabulary`."""
     unlikelihood: float = 0.0
     """How much making these unlikely counts in what is learned."""
+    guesses: int = 0
+    """How many predictions, the last ones, are learned from and reported nowhere: no reply's."""
     rows: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()
     """Supervised tokens of each sequence, where there are pairs."""
@@ -41,8 +43,9 @@ class Micro:
 
     @property
     def supervised(self) -> int:
-        """How many tokens are to be learned: all that are scored but those of rejected replies."""
-        return len(self.targets) - sum(self.lengths[rejected] for _, rejected in self.pairs)
+        """How many tokens are to be learned: all scored but guesses and rejected replies'."""
+        rejected = sum(self.lengths[rejected] for _, rejected in self.pairs)
+        return len(self.targets) - self.guesses - rejected
 
     def to(self, device: torch.device) -> Micro:
         """The same on another device."""

@@ -38,6 +38,23 @@ class Emphasis:
     """The ids of decisions, and how often each counts."""
     unlikelihood: float = 0.0
     """How much it counts that what a reply has said already is unlikely elsewhere in it."""
+    gain: float = 0.0
+    """How much guessing the decision counts along the prompt, as a share of what it counts."""
+
+    def guesses(self, encoded: Encoded, learned: Sequence[int]) -> list[tuple[int, int, float]]:
+        """(place, piece, weight): at each token of the last prompt, the decision it leads to.
+
+        Their weights grow linearly towards the prompt's end ("linear gain", Dai & Le, 2015) and
+        add up to the gain times that of the decision itself.
+        """
+        at = next((i for i in reversed(learned) if encoded.ids[i] in self.pieces), None)
+        if not self.gain or at is None:
+            return []
+        before = max((i for i in learned if i < at - 1), default=encoded.system - 1)
+        places = range(before + 1, at - 1)  # at its own last token it is drawn
+        piece, most = encoded.ids[at], len(places) * (len(places) + 1) / 2
+        unit = self.gain * self.pieces[piece] / max(most, 1)
+        return [(i, piece, unit * (n + 1)) for n, i in enumerate(places)]
 
     def weights(self, encoded: Encoded, learned: Sequence[int]) -> list[float]:
         """How much each place of `learned` counts; each reply is a run of places."""
@@ -178,6 +195,7 @@ def micro(examples: Sequence[EncodedExample], emphasis: Emphasis | None = None) 
     spoken: list[list[int]] = []
     lengths: list[int] = []
     pairs: list[tuple[int, int]] = []
+    guessed: list[tuple[int, int, float]] = []
 
     def add(encoded: Encoded, *, plain: bool) -> None:
         """`plain`: all its tokens count alike."""
@@ -202,12 +220,18 @@ def micro(examples: Sequence[EncodedExample], emphasis: Emphasis | None = None) 
             weights.extend([1.0] * len(learned) if plain else emphasis.weights(encoded, learned))
             silent = plain or not emphasis.unlikelihood
             spoken.extend([[]] * len(learned) if silent else emphasis.spoken(encoded, learned))
+            found = [] if plain else emphasis.guesses(encoded, learned)
+            guessed.extend((base + i, piece, weight) for i, piece, weight in found)
 
     for example in examples:
         add(example.encoded, plain=due(example.example) is None)
         if example.rejected is not None:
             add(example.rejected, plain=True)
             pairs.append((len(lengths) - 2, len(lengths) - 1))
+    places.extend(place for place, _, _ in guessed)
+    targets.extend(piece for _, piece, _ in guessed)
+    weights.extend(weight for _, _, weight in guessed)
+    spoken.extend([[]] * len(guessed) if spoken else [])
     widest = max(map(len, spoken), default=0)
     said = [s + [-1] * (widest - len(s)) for s in spoken]
     unlikelihood = emphasis.unlikelihood if emphasis is not None and widest else 0.0
@@ -219,6 +243,7 @@ def micro(examples: Sequence[EncodedExample], emphasis: Emphasis | None = None) 
         weights=torch.tensor(weights) if emphasis is not None else None,
         spoken=torch.tensor(said) if unlikelihood else None,
         unlikelihood=unlikelihood,
+        guesses=len(guessed),
         rows=tuple(e.example.where for e in examples),
         lengths=tuple(lengths) if pairs else (),
         pairs=tuple(pairs),

@@ -7,9 +7,9 @@
 The pairs lie in `assets/judge/`: `building.jsonl`, on which rules and weights may be made, and
 `measuring.jsonl`, of which only these figures are ever looked at. A pair's side is fixed by its
 `family` (pairs with like prompts or like replies share one), so near-siblings never lie on both.
-Fields: `prompt`, `response`, `outcome`, `supportive`, `origin`, `family`, and for pairs that were
-labelled twice `second`, the outcome of the second reading, made later and without sight of the
-first; `first` is kept where settling their difference changed the outcome.
+Fields: `prompt`, `response`, `outcome`, `supportive`, `origin`, `family`. `second` and `third` are
+the outcomes that other readers gave, without sight of any label; `first` is kept where theirs, or
+settling a difference, changed the outcome.
 `assets/judge/README.md` tells how to label.
 """
 
@@ -46,11 +46,14 @@ class Pair:
     family: str
     second: Outcome | None = None
     first: Outcome | None = None
+    third: Outcome | None = None
 
     @property
     def readings(self) -> tuple[Outcome, Outcome] | None:
-        """The two readings of a pair that was read twice."""
-        return None if self.second is None else (self.first or self.outcome, self.second)
+        """Two readings of a pair that was read more than once, by two other readers if so."""
+        if self.second is None:
+            return None
+        return self.second, self.third or self.first or self.outcome
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,11 @@ def _pair(line: str, where: str) -> Pair:
         family = str(row.get("family") or family_of(row["prompt"]))
         pair = Pair(
             row["prompt"], row["response"], row["outcome"], bool(row["supportive"]),
-            row["origin"], family, row.get("second"), row.get("first"),
+            row["origin"], family, row.get("second"), row.get("first"), row.get("third"),
         )  # fmt: skip
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise DataError(f"{where}: not a labelled pair ({error!r}); mend or remove it") from error
-    read = (pair.second, pair.first)
+    read = (pair.second, pair.first, pair.third)
     if pair.outcome not in OUTCOMES or any(o not in (None, *OUTCOMES) for o in read):
         raise DataError(f"{where}: unknown outcome; one of {', '.join(OUTCOMES)} is needed")
     return pair
@@ -165,7 +168,7 @@ def add_pairs(rows: Iterable[Pair], folder: Path | None = None) -> dict[Side, in
 
 
 def _row(pair: Pair) -> dict[str, Any]:
-    readings = ("second", "first")
+    readings = ("second", "first", "third")
     return {k: v for k, v in asdict(pair).items() if k not in readings or v is not None}
 
 
@@ -191,7 +194,7 @@ def calibration(
     found = [v.outcome for v in verdicts]
     both = [(t in REFUSED, f in REFUSED) for t, f in zip(truth, found, strict=True)]
     low, high = _interval([p.family for p in labelled], both, draws, seed)
-    twice = [p.readings for s in get_args(Side) for p in pairs(s, folder) if p.readings]
+    twice = [p.readings for p in labelled if p.readings]
     one, other = [a for a, _ in twice], [b for _, b in twice]
     same = sum(a == b for a, b in twice)
     return Calibration(
@@ -300,7 +303,7 @@ def lines(result: Calibration) -> list[str]:
     ]
     if result.readers_agreement is not None:
         shown.append(
-            f"two readings of {result.twice} hard pairs: agreement "
+            f"two readings of {result.twice} pairs: agreement "
             f"{result.readers_agreement:.3f}, kappa (refused or not) {result.readers_kappa:.3f}"
         )
     for name, rates in result.outcomes.items():

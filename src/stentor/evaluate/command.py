@@ -51,7 +51,7 @@ def losses(model: str, data: Sequence[str]) -> dict[str, Any]:
         if is_recipe:
             recipe = recipes.load(item, Recipe)
             held = prepare(recipe.data, loaded.template, recipe.seed).held_out
-            here = measured.reply_losses(loaded.model, held, computer)
+            here = measured.reply_losses(loaded.model, held, computer, loaded.template.decisions)
         else:
             here = {path.name.split(".")[0]: _file_loss(path, loaded, computer)}
         # files in different folders may have one name, and recipes share sources
@@ -81,7 +81,9 @@ def _file_loss(path: Path, loaded: LoadedModel, computer: Machine) -> Loss:
     for what, counts in (("left out", tally.left_out), ("changed", tally.changed)):
         for reason, count in counts.items():
             say(f"{path}: {count:,} of {tally.read:,} rows {what}: {reason}")
-    return measured.reply_losses(loaded.model, {"file": encoded}, computer)["file"]
+    return measured.reply_losses(
+        loaded.model, {"file": encoded}, computer, loaded.template.decisions
+    )["file"]
 
 
 def minimal_pairs(model: str, folder: Path) -> dict[str, Any]:

@@ -82,7 +82,10 @@ def compare(
 def _rows(
     loaded: LoadedModel, held_out: dict[str, list[EncodedExample]], computer: Machine
 ) -> dict[str, list[Loss]]:
-    return {name: row_losses(loaded.model, rows, computer) for name, rows in held_out.items()}
+    decisions = loaded.template.decisions
+    return {
+        name: row_losses(loaded.model, rows, computer, decisions) for name, rows in held_out.items()
+    }
 
 
 def _plain(loaded: LoadedModel, texts: Sequence[str], computer: Machine) -> list[Loss]:

@@ -1,14 +1,15 @@
 """Losses, weighted by tokens: per source and overall, of replies and of plain text.
 
 A loss is the mean over tokens, never the mean of batch means, so it does not depend on the size
-of a batch.
+of a batch. A model that begins its replies with a piece no reader sees (`decisions`) may reach one
+reply by each of them: p(reply) = p(reply at once) + the sum of p(piece) p(reply | piece).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 
 from stentor.chat import document_ids
 from stentor.data.batch import Micro
+from stentor.data.decisions import begun_with
 from stentor.data.encode import EncodedExample
 from stentor.data.files import read_rows
 from stentor.data.stream import micro_batches
@@ -62,18 +64,56 @@ def total(losses: Iterable[Loss]) -> Loss:
 
 
 def reply_losses(
-    model: Any, held_out: Mapping[str, Sequence[EncodedExample]], machine: Machine
+    model: Any,
+    held_out: Mapping[str, Sequence[EncodedExample]],
+    machine: Machine,
+    decisions: Sequence[int] = (),
 ) -> dict[str, Loss]:
-    """The loss on the replies of each source's examples."""
-    rows = iter(row_losses(model, [e for rows in held_out.values() for e in rows], machine))
+    """The loss on the replies of each source's examples; `decisions` as in `row_losses`."""
+    examples = [e for rows in held_out.values() for e in rows]
+    rows = iter(row_losses(model, examples, machine, decisions))
     return {name: total(next(rows) for _ in examples) for name, examples in held_out.items()}
 
 
 @torch.no_grad()
 def row_losses(
-    model: Any, examples: Sequence[EncodedExample], machine: Machine, *, size: int = 64
+    model: Any,
+    examples: Sequence[EncodedExample],
+    machine: Machine,
+    decisions: Sequence[int] = (),
+    *,
+    size: int = 64,
 ) -> list[Loss]:
-    """The loss on the replies of each example, in their order."""
+    """The loss on the replies of each example, in their order.
+
+    decisions: ids of unseen pieces that the last reply may begin with; the sum over them and over
+    none is taken. It takes as many passes more. Of plain documents, and where no reply is learned,
+    the loss is as without.
+    """
+    nats = [_row_nats(model, examples, machine, size)]
+    spoken = [i for i, e in enumerate(examples) if _is_reply(e)] if decisions else []
+    for piece in decisions if spoken else ():
+        begun = [
+            replace(examples[i], encoded=begun_with(examples[i].encoded, piece)) for i in spoken
+        ]
+        found = torch.full_like(nats[0], math.inf)
+        found[spoken] = _row_nats(model, begun, machine, size)
+        nats.append(found)
+    each = -torch.logsumexp(-torch.stack(nats), dim=0)
+    return [
+        Loss(float(n), e.encoded.supervised, _supervised_bytes(e))
+        for n, e in zip(each, examples, strict=True)
+    ]
+
+
+def _is_reply(example: EncodedExample) -> bool:
+    return example.example.kind != "text" and any(example.encoded.mask[1:])
+
+
+def _row_nats(
+    model: Any, examples: Sequence[EncodedExample], machine: Machine, size: int
+) -> torch.Tensor:
+    """(examples,) the sum of losses over the learned tokens of each."""
     order = sorted(range(len(examples)), key=lambda i: examples[i].length)
     sizes = [examples[i].encoded.supervised for i in order]
     pieces = []
@@ -82,9 +122,10 @@ def row_losses(
         with machine.autocast():
             _, each = token_loss(model, local)
         pieces.append(each.cpu().double())  # Apple's GPUs have no 64 bits
-    nats = [float(row.sum()) for row in torch.cat(pieces).split(sizes)] if pieces else []
-    found = dict(zip(order, zip(nats, sizes, strict=True), strict=True))
-    return [Loss(*found[i], _supervised_bytes(e)) for i, e in enumerate(examples)]
+    nats = torch.zeros(len(examples), dtype=torch.float64)
+    if pieces:
+        nats[order] = torch.stack([row.sum() for row in torch.cat(pieces).split(sizes)])
+    return nats
 
 
 def _supervised_bytes(example: EncodedExample) -> int:

@@ -229,11 +229,11 @@ def hyperparameters(report: Figures) -> str:
 
     def decision(plan: dict[str, Any]) -> str:
         found = plan.get("decision")  # not in reports from before it
-        return (
-            f"{found['share']:.0%} × {found['weight']:g} (refusals × {found['refusals']:g})"
-            if found
-            else number(None, "g")
-        )
+        if not found:
+            return number(None, "g")
+        shown = f"{found['share']:.0%} × {found['weight']:g} (refusals × {found['refusals']:g})"
+        gain = found.get("gain")  # not in reports from before it
+        return f"{shown}, along the prompt × {gain:g}" if gain else shown
 
     rows: list[tuple[str, Any]] = [
         ("epochs", lambda p: str(p["epochs"])),

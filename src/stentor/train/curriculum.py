@@ -174,7 +174,9 @@ class _Curriculum:
         if phase.opening or phase.decision or phase.unlikelihood:
             decision = phase.decision
             counts = dict(zip(pieces, decision.weights(), strict=True)) if decision else {}
-            emphasis = Emphasis(phase.opening, counts, phase.unlikelihood or 0.0)
+            emphasis = Emphasis(
+                phase.opening, counts, phase.unlikelihood or 0.0, decision.gain if decision else 0.0
+            )
         stream = ExampleStream(
             examples,
             batch=phase.batch,
@@ -266,7 +268,7 @@ class _Curriculum:
             return None
 
         def evaluate(step: int) -> Evaluation:
-            found = losses.reply_losses(self.model, self.data.held_out, self.machine)
+            found = self._reply_losses(self.model)
             sources = {name: loss.mean for name, loss in found.items() if loss.tokens}
             return Evaluation(losses.total(found.values()).mean, sources)
 
@@ -313,10 +315,15 @@ class _Curriculum:
         self.tracking.report(report)
         write_json(self.run.path / "report.json", report)
 
+    def _reply_losses(self, model: Any) -> dict[str, losses.Loss]:
+        decides = any(phase.decision for phase in self.recipe.phases)
+        decisions = self.base.template.decisions if decides else ()
+        return losses.reply_losses(model, self.data.held_out, self.machine, decisions)
+
     def _measured(self, model: Any) -> dict[str, Any]:
         """A model's losses on the held-out rows and on plain text."""
         model.to(self.machine.device)
-        found = losses.reply_losses(model, self.data.held_out, self.machine)
+        found = self._reply_losses(model)
         return {"evaluation": facts.evaluation(found), "text_loss": self._base_text(model)}
 
     def _measured_base(self) -> dict[str, Any]:

@@ -47,13 +47,14 @@ Objective = Callable[[Any, Micro], tuple[Tensor, Tensor]]
 def token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
     """Cross entropy in nats of the supervised tokens of a micro-batch: (sum, each (M,)).
 
-    Weights of tokens and unlikelihood count in the sum's gradient, not in its value.
+    Weights of tokens, unlikelihood and guesses count in the sum's gradient, not in its value.
     """
     hidden = hidden_states(model, part.ids, part.layout, part.places)
     total, each = head_loss(
         hidden, head_of(model, part), part.targets, offset=part.offset, token_weights=part.weights,
         unwanted=part.spoken, unlikelihood=part.unlikelihood,
     )  # fmt: skip
+    each = each[: len(each) - part.guesses]
     return total if part.weights is None else valued(each.sum(), total), each
 
 
@@ -79,7 +80,7 @@ def plain_token_loss(model: Any, part: Micro) -> tuple[Tensor, Tensor]:
     if part.offset is not None:
         logits = logits + part.offset
     each = functional.cross_entropy(logits, part.targets, reduction="none")
-    total, plain = each.sum(), each.detach()
+    total, plain = each.sum(), each.detach()[: len(each) - part.guesses]
     if part.weights is not None:
         total = valued(plain.sum(), (each * part.weights).sum())
     return total, plain
