@@ -3,9 +3,11 @@ batch: a mean of batch means, or a window over two documents, is a wrong figure.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from stentor.chat import Encoded, SegmentTemplate, document_ids
 from stentor.data.decisions import begun_with
 from stentor.data.encode import EncodedExample, encode
 from stentor.data.examples import Example, Tally
+from stentor.data.stream import micro
 from stentor.errors import DataError
 from stentor.evaluate import loss as losses
 from stentor.evaluate.loss import (
@@ -30,6 +33,7 @@ from stentor.evaluate.loss import (
     total,
 )
 from stentor.train.device import Machine
+from stentor.train.loop import token_loss
 
 SYSTEM = "You answer in one short sentence, and you never make anything up at all."
 
@@ -119,8 +123,16 @@ def test_a_reply_may_be_reached_by_each_unseen_piece(
     rows += encode([document], "t", template, system=None, max_tokens=512, tally=Tally())
     pieces = template.decisions
     assert len(pieces) == 3
-    found = row_losses(model, rows, cpu, pieces)
     plain = row_losses(model, rows, cpu)
+    assert row_losses(model, rows, cpu, pieces) == plain  # it draws them once in 30,000 times
+    model = copy.deepcopy(model)
+    begun = [replace(e, encoded=begun_with(e.encoded, p)) for e in rows[:-1] for p in pieces]
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(8):
+        token_loss(model, micro(begun))[0].backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    found, plain = row_losses(model, rows, cpu, pieces), row_losses(model, rows, cpu)
     for row, loss, before in zip(rows, found, plain, strict=True):
         ways = [row.encoded]
         if row.example.kind != "text":

@@ -87,12 +87,14 @@ def row_losses(
     """The loss on the replies of each example, in their order.
 
     decisions: ids of unseen pieces that the last reply may begin with; the sum over them and over
-    none is taken. It takes as many passes more. Of plain documents, and where no reply is learned,
-    the loss is as without.
+    none is taken, unless the model draws them next to never. It takes as many passes more. Of plain
+    documents, and where no reply is learned, the loss is as without.
     """
     nats = [_row_nats(model, examples, machine, size)]
-    spoken = [i for i, e in enumerate(examples) if _is_reply(e)] if decisions else []
-    for piece in decisions if spoken else ():
+    spoken = [i for i, e in enumerate(examples) if _is_reply(e)]
+    if not _draws(model, [examples[i] for i in spoken], machine, decisions):
+        decisions = ()
+    for piece in decisions:
         begun = [
             replace(examples[i], encoded=begun_with(examples[i].encoded, piece)) for i in spoken
         ]
@@ -104,6 +106,21 @@ def row_losses(
         Loss(float(n), e.encoded.supervised, _supervised_bytes(e))
         for n, e in zip(each, examples, strict=True)
     ]
+
+
+def _draws(
+    model: Any, examples: Sequence[EncodedExample], machine: Machine, decisions: Sequence[int]
+) -> bool:
+    """Whether any of some sixteen replies begins with any of the pieces in one of 1,000 cases."""
+    asked = []
+    for example in examples[:: max(1, len(examples) // 16)]:
+        for piece in decisions:
+            ids = begun_with(example.encoded, piece).ids
+            place = max(i for i, found in enumerate(ids) if found == piece)
+            mask = (0,) * place + (1,)
+            encoded = replace(example.encoded, ids=ids[: place + 1], mask=mask)
+            asked.append(replace(example, encoded=encoded))
+    return bool(asked) and float(_row_nats(model, asked, machine, 64).min()) < math.log(1000)
 
 
 def _is_reply(example: EncodedExample) -> bool:

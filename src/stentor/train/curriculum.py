@@ -316,8 +316,7 @@ class _Curriculum:
         write_json(self.run.path / "report.json", report)
 
     def _reply_losses(self, model: Any) -> dict[str, losses.Loss]:
-        decides = any(phase.decision for phase in self.recipe.phases)
-        decisions = self.base.template.decisions if decides else ()
+        decisions = self.base.template.decisions
         return losses.reply_losses(model, self.data.held_out, self.machine, decisions)
 
     def _measured(self, model: Any) -> dict[str, Any]:
