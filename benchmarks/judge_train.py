@@ -38,9 +38,13 @@ from stentor.evaluate.reply import Reply, clean, read, words_of
 FOLDS = 8
 MIX = 0.1
 """Weight of a row in the classifier, where a pair has 1 …"""
-HARDER = {"hand: soft refusals in the manner of large chatbots": 0.05}
+HARDER = {
+    "hand: soft refusals in the manner of large chatbots": 0.05,
+    "hand: natural replies in the manner of chatbots, the second batch": 0.0,
+}
 """… or this by its origin: pairs sought out for being hard, of which there are more than models
-give (chosen in cross-validation: more weight helps them and hurts all others)."""
+give (chosen in cross-validation: more weight helps them and hurts all others; 0: kept for a
+classifier that can learn from them, see docs/LOG.md of 2026-12-01)."""
 RIDGE, RARE, SMALLEST = 2.0, 3, 0.01
 """The penalty (chosen in cross-validation), the rows that a term needs, and the weight below which
 it is left out of the file."""
@@ -165,7 +169,7 @@ def fit_intent(data: Sequence[Row]) -> Model:
 
 def fit_replies(data: Sequence[Row], x: np.ndarray) -> Model:
     """The classifier, on the replies that no rule decides."""
-    chosen = [n for n, r in enumerate(data) if r.finding is None and not r.plea]
+    chosen = [n for n, r in enumerate(data) if r.finding is None and not r.plea and r.weight]
     return fit(
         [judge_words.reply_terms(data[n].words) for n in chosen],
         x[chosen],
