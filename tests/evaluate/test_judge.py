@@ -215,8 +215,7 @@ def test_agreement_with_people_on_the_measuring_half() -> None:
     assert result.origins["own checkpoints, as they came"].kappa >= 0.9
     assert result.outcomes["refuse"].recall >= 0.90  # type: ignore[operator]
     assert result.outcomes["silent"].precision == 1.0
-    # two later readers called 26 replies bad answers that the author had called word salad
-    assert result.outcomes["degenerate"].precision >= 0.78  # type: ignore[operator]
+    assert result.outcomes["degenerate"].precision == 1.0
 
 
 def _speed_of_the_core() -> float:

@@ -17,7 +17,7 @@ import torch
 
 from stentor.chat import document_ids
 from stentor.data.batch import Micro
-from stentor.data.decisions import begun_with
+from stentor.data.decisions import begun_with, due
 from stentor.data.encode import EncodedExample
 from stentor.data.files import read_rows
 from stentor.data.stream import micro_batches
@@ -124,7 +124,7 @@ def _draws(
 
 
 def _is_reply(example: EncodedExample) -> bool:
-    return example.example.kind != "text" and any(example.encoded.mask[1:])
+    return due(example.example) is not None and any(example.encoded.mask[1:])
 
 
 def _row_nats(
