@@ -362,6 +362,25 @@ def test_autocast_to_bf16_stays_near_fp32_with_gradients_in_fp32() -> None:
     assert relative(found, gradients(model, run(model, rows))) < 0.1
 
 
+@pytest.mark.parametrize(("length", "kernel"), [(40, torch.float32), (600, torch.bfloat16)])
+def test_under_autocast_short_sequences_attend_in_fp32(
+    length: int, kernel: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For their small products the flash kernel is slower in bf16."""
+    seen = set()
+
+    def spied(q: Tensor, *rest: Any, **options: Any) -> Any:
+        seen.add(q.dtype)
+        return flash(q, *rest, **options)
+
+    flash = attention._flash
+    monkeypatch.setattr(attention, "_flash", spied)
+    ids = torch.arange(length) % 50
+    with torch.autocast("cpu", torch.bfloat16):
+        out = hidden_states(small_model(), ids, lay_out([Span(0, length)]))
+    assert seen == {kernel} and out.dtype is torch.float32
+
+
 # --- the loss of the head ---
 
 

@@ -65,6 +65,11 @@ class Layout:
     dense: tuple[int, int] | None
     """(B, L) when the stream is B sequences of L tokens in order: there are no groups then."""
 
+    @property
+    def longest(self) -> int:
+        """How many tokens the longest sequence has, its prefix not counted."""
+        return max((run.length for run in self.runs), default=0)
+
     def to(self, device: torch.device) -> Layout:
         """The same on another device."""
         groups = tuple(Group(g.index.to(device), g.prefix) for g in self.groups)

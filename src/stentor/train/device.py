@@ -98,13 +98,13 @@ class Machine:
         } | hardware()
 
 
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bf16 products are faster than fp32 there; emulated ones are many times slower.
+def has_fast_bf16(device: torch.device, *, varied: bool) -> bool:
+    """Whether a run is faster in bf16 there than in fp32; emulated, bf16 is many times slower.
 
-    Of CPUs those with AMX are taken, where bf16 is several times as fast, and AMD's with the
-    AVX-512 instruction, where its products are twice as fast; a Xeon with that instruction alone
-    was half as fast as in fp32 (docs/LOG.md). Told by what the processor has, never by a clock, so
-    that a run which is resumed computes as it did before.
+    Of CPUs those with AMX are taken, whose products are several times as fast in it, and AMD's with
+    the AVX-512 instruction, whose products are twice as fast, unless batches are `varied`; a Xeon
+    with that instruction alone was half as fast as in fp32 (docs/LOG.md). Told by what the
+    processor has, never by a clock, so that a run which is resumed computes as it did before.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -112,7 +112,7 @@ def has_fast_bf16(device: torch.device) -> bool:
         return False
     has = torch.cpu.get_capabilities()
     amd = str(has.get("cpu_name", "")).startswith("AMD")
-    return bool(has.get("amx_bf16") or (amd and has.get("avx512_bf16")))
+    return bool(has.get("amx_bf16") or (amd and not varied and has.get("avx512_bf16")))
 
 
 @contextlib.contextmanager
@@ -135,7 +135,7 @@ def machine(part: TrainPart, *, varied: bool = True) -> Machine:
     """The machine that a recipe's `train` part asks for; `auto` takes the best there is.
 
     varied: whether batches have many shapes, as in fine-tuning. oneDNN compiles its bf16 kernels
-    for each shape, which costs a CPU more than they save; windows of one length gain.
+    for each shape, which costs AMD's processors more than they save; windows of one length gain.
     """
     available = {
         "cuda": torch.cuda.is_available(),
@@ -176,7 +176,7 @@ def _accelerator(wanted: str) -> Any:
 
 def _compute(part: TrainPart, device: torch.device, varied: bool) -> torch.dtype:
     if part.precision == "auto":
-        if has_fast_bf16(device) and not (varied and device.type == "cpu"):
+        if has_fast_bf16(device, varied=varied):
             return torch.bfloat16
         return torch.float16 if device.type == "cuda" else torch.float32
     if part.precision == "fp16" and device.type != "cuda":
