@@ -1,11 +1,12 @@
 """Processor time of one forward and backward pass, on made-up tokens: for comparing two versions.
 
-    python benchmarks/step_time.py pretrain|adapter|adapter-merged [--times 5]
+    python benchmarks/step_time.py pretrain|examples|adapter|adapter-merged [--precision bf16]
 
 `pretrain`: 2,048 tokens in six documents, a softmax over 6,000 pieces, all weights trained.
-`adapter`: 19 examples of 60 to 145 tokens behind one prompt of 134, LoRA of rank 32 with dropout
-0.1 (`adapter-merged`: without), the softmax over all pieces. Run it in turns from two checkouts
-(PYTHONPATH=CHECKOUT/src): processor time is disturbed less by other work than time is.
+`examples`: 19 of 60 to 145 tokens behind one prompt of 134, the softmax over all pieces, all
+weights trained; `adapter`: the same with LoRA of rank 32 and dropout 0.1 (`adapter-merged`:
+without). Run it in turns from two checkouts (PYTHONPATH=CHECKOUT/src): processor time is disturbed
+less by other work than time is.
 """
 
 from __future__ import annotations
@@ -24,33 +25,37 @@ from stentor.data.batch import Micro
 from stentor.model import adapters
 from stentor.model.layout import Span, lay_out
 from stentor.model.presets import preset
-from stentor.recipe import AdapterPart
+from stentor.recipe import AdapterPart, TrainPart
+from stentor.train.device import machine
 from stentor.train.loop import token_loss
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("work", choices=["pretrain", "adapter", "adapter-merged"])
+    parser.add_argument("work", choices=["pretrain", "examples", "adapter", "adapter-merged"])
     parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     options = parser.parse_args()
     torch.manual_seed(0)
     model: Any = LlamaForCausalLM(preset("stentor-12m").config()).train()
     part = documents() if options.work == "pretrain" else examples()
-    if options.work != "pretrain":
+    computer = machine(TrainPart(device="cpu", precision=options.precision))
+    if options.work.startswith("adapter"):
         model = adapters.attach(model, AdapterPart(rank=32, alpha=32, rslora=True), "base", seed=1)
         adapters.set_dropout(model.train(), 0.1 if options.work == "adapter" else 0.0)
 
     def step() -> float:
         model.zero_grad()
         started = time.process_time()
-        loss, _ = token_loss(model, part)
+        with computer.autocast():
+            loss, _ = token_loss(model, part)
         (loss / part.supervised).backward()
         return time.process_time() - started
 
     step()
     took = [step() for _ in range(options.times)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{options.work}: {statistics.median(took):.3f} s of processor time "
+    print(f"{options.work}, {options.precision}: {statistics.median(took):.3f} s of processor time "
           f"({', '.join(f'{t:.3f}' for t in took)}), peak memory {peak:,.0f} MiB")  # fmt: skip
 
 

@@ -135,6 +135,8 @@ class DataPart(Part):
     """The share of prompts of each source kept for evaluation …"""
     hold_out_at_least: int = Field(20, ge=0)
     """… but at least so many, where the source has twice as many."""
+    hold_out_seed: Seed | None = None
+    """Draws them; null: the run's seed. Fixed, runs of several seeds hold out the same prompts."""
     sources: Annotated[dict[str, SourcePart], Field(min_length=1)]
     """Name → source; the mixes of the phases go by these names."""
 

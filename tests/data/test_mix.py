@@ -149,6 +149,17 @@ def test_another_seed_holds_out_other_prompts(prepare: Callable[..., Prepared]) 
     assert held[0] == held[1] != held[2]
 
 
+def test_with_a_seed_of_its_own_the_split_is_the_same_in_runs_of_all_seeds(
+    prepare: Callable[..., Prepared],
+) -> None:
+    rows = [turn(n) for n in range(100)]
+    held = [
+        everywhere(prepare(rows=rows, hold_out=0.1, seed=seed, hold_out_seed=kept).held_out)
+        for seed, kept in ((1, 7), (2, 7), (7, None), (1, None))
+    ]
+    assert held[0] == held[1] == held[2] != held[3]
+
+
 @pytest.mark.parametrize(
     ("prompts", "share", "at_least", "held"),
     [

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -379,6 +380,57 @@ def test_under_autocast_short_sequences_attend_in_fp32(
     with torch.autocast("cpu", torch.bfloat16):
         out = hidden_states(small_model(), ids, lay_out([Span(0, length)]))
     assert seen == {kernel} and out.dtype is torch.float32
+
+
+class Products(TorchDispatchMode):
+    """Notes the shapes of all matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[tuple[torch.Size, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
+            self.shapes.add(tuple(a.shape for a in args if isinstance(a, Tensor)))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("halved", "more"), [(True, False), (False, True)])
+def test_streams_of_other_lengths_make_new_shapes_of_products_in_fp32_alone(
+    halved: bool, more: bool
+) -> None:
+    """In bf16 a kernel is compiled, and kept, for each."""
+    model = small_model()
+    seen = []
+    for length, scored, pieces in ((70, 30, 90), (101, 41, 75), (128, 64, 97)):
+        ids = torch.tensor(tokens(length, 1, 70))
+        places = torch.arange(scored)
+        part = Micro(
+            ids, lay_out([Span(0, 20), Span(20, length - 20, 0)]), places, ids[1 : scored + 1],
+            torch.arange(pieces),
+        )  # fmt: skip
+        with torch.autocast("cpu", torch.bfloat16, enabled=halved), Products() as products:
+            loss, each = token_loss(model, part)
+            loss.backward()
+        assert each.shape == (scored,)
+        seen.append(products.shapes)
+    assert (len(set.union(*seen)) > len(seen[0])) is more
+
+
+def test_under_autocast_a_token_of_hardly_any_probability_has_the_loss_of_its_pieces_alone() -> (
+    None
+):
+    """It is taken from the logits again, where no piece may count that only fills the shape up."""
+    hidden = torch.tensor([[200.0, 0.0], [0.0, 1.0]]).requires_grad_()
+    weight = torch.tensor([[1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]]).requires_grad_()
+    targets = torch.tensor([2, 0])
+    with torch.autocast("cpu", torch.bfloat16):
+        total, each = head_loss(hidden, weight, targets)
+    assert torch.allclose(
+        each, functional.cross_entropy(hidden @ weight.t(), targets, reduction="none")
+    )
+    total.backward()
+    assert hidden.grad is not None and hidden.grad.shape == (2, 2)
 
 
 # --- the loss of the head ---

@@ -63,7 +63,7 @@ def prepare(part: DataPart, template: Template, seed: int, *, strict: bool = Tru
     if strict:
         refuse_bad_rows([problem for tally in tallies.values() for problem in tally.problems])
     _drop_duplicates(raw, tallies)
-    held_keys = _hold_out(raw, part, seed)
+    held_keys = _hold_out(raw, part, seed if part.hold_out_seed is None else part.hold_out_seed)
     train: dict[str, list[EncodedExample]] = {}
     held_out: dict[str, list[EncodedExample]] = {}
     all_held = {prompt for keys in held_keys.values() for key in keys for prompt in key.split("\n")}

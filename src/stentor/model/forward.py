@@ -18,6 +18,7 @@ from torch.nn import functional
 from stentor.model.attention import attention
 from stentor.model.layout import Layout
 from stentor.model.lora import by_hand, project
+from stentor.model.shapes import compiles_for_shapes, rounded_up
 
 
 def hidden_states(model: Any, ids: Tensor, layout: Layout, places: Tensor | None = None) -> Tensor:
@@ -27,6 +28,12 @@ def hidden_states(model: Any, ids: Tensor, layout: Layout, places: Tensor | None
     only their outputs (M, hidden) are wanted, and the last block does no more than these need.
     """
     core = bare(model)
+    wanted = len(ids) if places is None else len(places)
+    if compiles_for_shapes(ids.device.type):
+        layout = layout.lengthened(rounded_up(len(ids)))
+        ids = functional.pad(ids, (0, len(layout.positions) - len(ids)))
+        if places is not None:
+            places = functional.pad(places, (0, rounded_up(wanted) - wanted))
     x = core.model.embed_tokens(ids)
     attend = attention(core, layout, x)
     for layer in core.model.layers:
@@ -39,7 +46,7 @@ def hidden_states(model: Any, ids: Tensor, layout: Layout, places: Tensor | None
         n, scale, x = normalised(x, layer.post_attention_layernorm)
         gate_up = project(n, (feed_forward.gate_proj, feed_forward.up_proj), scale=scale)
         x = project(gated(gate_up), (feed_forward.down_proj,), residual=x)
-    n, scale, _ = normalised(x, core.model.norm)
+    n, scale, _ = normalised(x[:wanted], core.model.norm)
     return n if scale is None else n * scale
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stentor.model.shapes import rounded_up
+
 
 class _HeadLoss(torch.autograd.Function):
     """Sum of cross entropies of `hidden` @ `weight`.T against `targets`, in chunks.
@@ -40,20 +42,27 @@ class _HeadLoss(torch.autograd.Function):
         on_cpu = hidden.device.type == "cpu"
         buffer = hidden.new_empty(min(chunk, len(targets)), weight.shape[0])
         halved = compute is not hidden.dtype
+        filled = halved and on_cpu  # one shape for all chunks, and few for all heads
         head = weight.to(compute)
+        if filled:
+            head = functional.pad(head, (0, 0, 0, rounded_up(len(head)) - len(head)))
         for start in range(0, len(targets), chunk):
             part = slice(start, min(start + chunk, len(targets)))
             rows, wanted = hidden[part].to(compute), targets[part]
             logits = buffer[: len(rows)]
+            if filled:
+                rows = functional.pad(rows, (0, 0, 0, chunk - len(rows)))
             if halved:
-                logits.copy_(rows @ head.t())
+                logits.copy_((rows @ head.t())[: len(logits), : len(weight)])
             else:
                 torch.mm(rows, head.t(), out=logits)
             if offset is not None:
                 logits.add_(offset)
             # on a CPU softmax may overwrite its input, and it makes fewer passes than its parts
             probabilities = torch.softmax(logits, -1, out=logits if on_cpu else None)
-            losses[part] = _surprise(probabilities, rows, head, wanted, offset, exact)
+            losses[part] = _surprise(
+                probabilities, rows, head[: len(weight)], wanted, offset, exact
+            )
             if grad_hidden is None and grad_weight is None:
                 continue
             scale = torch.ones_like(wanted[:, None], dtype=probabilities.dtype)
@@ -66,11 +75,17 @@ class _HeadLoss(torch.autograd.Function):
             elif token_weights is not None:
                 probabilities.mul_(scale)
             probabilities.scatter_add_(1, wanted[:, None], -scale)
-            probabilities = probabilities.to(compute)
+            if filled:
+                missing = (len(head) - len(weight), len(rows) - len(probabilities))
+                probabilities = functional.pad(
+                    probabilities.to(compute), (0, missing[0], 0, missing[1])
+                )
+            else:
+                probabilities = probabilities.to(compute)
             if grad_hidden is not None:
-                grad_hidden[part] = probabilities @ head
+                grad_hidden[part] = (probabilities @ head)[: len(wanted)]
             if grad_weight is not None and halved:
-                grad_weight += probabilities.t() @ rows
+                grad_weight += (probabilities.t() @ rows)[: len(weight)]
             elif grad_weight is not None:
                 grad_weight.addmm_(probabilities.t(), rows)
         ctx.save_for_backward(grad_hidden, grad_weight)

@@ -70,6 +70,18 @@ class Layout:
         """How many tokens the longest sequence has, its prefix not counted."""
         return max((run.length for run in self.runs), default=0)
 
+    def lengthened(self, total: int) -> Layout:
+        """The layout of a stream of `total` tokens, whose last ones are a sequence of filling.
+
+        For attention on slices alone: the groups know nothing of it.
+        """
+        filling = total - len(self.positions)
+        if not filling:
+            return self
+        run = Run(len(self.positions), 1, filling)
+        positions = torch.cat([self.positions, torch.arange(filling)])
+        return replace(self, positions=positions, runs=(*self.runs, run))
+
     def to(self, device: torch.device) -> Layout:
         """The same on another device."""
         groups = tuple(Group(g.index.to(device), g.prefix) for g in self.groups)
