@@ -136,7 +136,11 @@ class DataPart(Part):
     hold_out_at_least: int = Field(20, ge=0)
     """… but at least so many, where the source has twice as many."""
     hold_out_seed: Seed | None = None
-    """Draws them; null: the run's seed. Fixed, runs of several seeds hold out the same prompts."""
+    """Draws them, and what `cap` leaves of a source; null: the run's seed. Fixed, runs of several
+    seeds read and hold out the same rows."""
+    kept_apart: tuple[str, ...] = ("probe-35", "probe-500")
+    """Suites, by name or file: no prompt of theirs is trained on, nor one that shares 70 % of its
+    words with one of them."""
     sources: Annotated[dict[str, SourcePart], Field(min_length=1)]
     """Name → source; the mixes of the phases go by these names."""
 

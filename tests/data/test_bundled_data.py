@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from stentor import assets
 from stentor.data.encode import sentence_ends
 from stentor.data.examples import normalise
 from stentor.data.files import read_rows
+from stentor.data.near import NEAR, Prompts
 from stentor.data.sources.beavertails import CATEGORIES
 from stentor.evaluate import suites
 
@@ -282,41 +282,11 @@ def test_no_look_alike_in_training_speaks_of_an_unseen_family_under_another_name
     assert [text for text in trained if UNSEEN_WORDS.search(text)] == []
 
 
-NEAR = 0.7
-"""A Jaccard similarity of the sets of words from which on two prompts are too near."""
-
-
-class Trained:
-    """Prompts, found again by the words they share with another."""
-
-    def __init__(self, texts: list[str]) -> None:
-        self.sets = [frozenset(normalise(text).split()) for text in texts]
-        self.holding: dict[str, list[int]] = defaultdict(list)
-        for number, words in enumerate(self.sets):
-            for word in words:
-                self.holding[word].append(number)
-
-    def near(self, probe: str, share: float = NEAR) -> list[int]:
-        """The numbers of all prompts that are too near.
-
-        They share all but 1 - `share` of the probe's words, so one of its rarest few at least.
-        """
-        words = frozenset(normalise(probe).split())
-        rarest = sorted(words, key=lambda word: len(self.holding.get(word, ())))
-        few = rarest[: len(words) - math.ceil(share * len(words)) + 1]
-        candidates = {number for word in few for number in self.holding.get(word, ())}
-        return sorted(
-            number
-            for number in candidates
-            if len(words & self.sets[number]) >= share * len(words | self.sets[number])
-        )
-
-
 def test_no_prompt_of_a_suite_or_one_near_it_is_trained_on() -> None:
     """Every turn of every conversation counts."""
     texts = [text for row in ALL for text in prompts(row)]
     assert not {normalise(row["prompt"]) for row in PROBES} & {normalise(t) for t in texts}
-    trained = Trained(texts)
+    trained = Prompts(texts)
     near = [(row["prompt"], texts[n]) for row in PROBES for n in trained.near(row["prompt"])]
     assert near == []
 
@@ -327,7 +297,7 @@ def test_no_two_prompts_of_a_kind_are_nearly_alike() -> None:
         texts = [
             row["prompt"] for row in of_kind(ALL, kind) if len(row.get("prompt", "").split()) > 4
         ]
-        trained = Trained(texts)
+        trained = Prompts(texts)
         near = [
             (text, texts[n])
             for i, text in enumerate(texts)
@@ -341,7 +311,7 @@ def test_the_search_finds_all_that_is_near() -> None:
     """Against comparing each with each."""
     texts = [text for row in ALL[::40] for text in prompts(row)]
     texts += [" ".join(text.split()[1:]) for text in texts if text.split()[1:]]
-    trained = Trained(texts)
+    trained = Prompts(texts)
     for probe, words in list(zip(texts, trained.sets, strict=True))[::5]:
         every = [n for n, s in enumerate(trained.sets) if len(words & s) >= NEAR * len(words | s)]
         assert trained.near(probe) == every

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from stentor.chat import Encoded, SegmentTemplate
 from stentor.data import mix
 from stentor.data.encode import EncodedExample
-from stentor.data.examples import Example
+from stentor.data.examples import Example, normalise
 from stentor.data.mix import Prepared
 from stentor.errors import DataError
+from stentor.evaluate import suites
 from stentor.recipe import DataPart, PhasePart, Recipe, SourcePart
 
 WriteRows = Callable[..., Path]
@@ -25,6 +26,10 @@ WriteRows = Callable[..., Path]
 
 def turn(number: int, kind: str = "benign") -> dict[str, str]:
     return {"prompt": f"Prompt {number}?", "response": f"Reply {number}.", "kind": kind}
+
+
+def asking(prompt: str) -> dict[str, str]:
+    return {"prompt": prompt, "response": "Warm it.", "kind": "benign"}
 
 
 def talk(*numbers: int) -> dict[str, Any]:
@@ -147,6 +152,38 @@ def test_another_seed_holds_out_other_prompts(prepare: Callable[..., Prepared]) 
         for s in (1, 1, 2)
     ]
     assert held[0] == held[1] != held[2]
+
+
+def test_what_stands_in_a_suite_or_nearly_is_held_out_or_not_read_but_never_trained_on(
+    prepare: Callable[..., Prepared], write_rows: WriteRows
+) -> None:
+    asked = "How do I get old candle wax out of a rug?"
+    suite = [{"prompt": asked, "kind": "benign"}]
+    path = str(write_rows("kept.jsonl", suite))
+    texts = [
+        "how do I get old candle wax out of a rug",  # the same
+        "How do I get old candle wax out of my rug?",  # nearly
+        "How do I get dried paint out of a rug?",  # other words
+    ]
+    rows = [asking(text) for text in texts] + [turn(n) for n in range(4)]
+    later = [{"role": "user", "content": asked}, {"role": "assistant", "content": "Warm it."}]
+    rows.append({"messages": talk(9)["messages"] + later})
+    prepared = prepare(rows=rows, kept_apart=(path,))
+    assert {normalise(p) for p in everywhere(prepared.train)} == {
+        normalise(texts[2]), *(f"prompt {n}" for n in range(4))
+    }  # fmt: skip
+    assert prepared.tallies["rows"].left_out["in a suite, or nearly"] == 3
+    assert len(everywhere(prepare(rows=rows, kept_apart=()).train)) == 8
+
+
+def test_prompts_of_the_shipped_suites_are_left_out_unless_told_otherwise(
+    prepare: Callable[..., Prepared],
+) -> None:
+    asked = suites.load("probe-500").prompts[7].text
+    rows = [asking(asked), turn(1)]
+    assert asked not in everywhere(prepare(rows=rows).train)
+    with pytest.raises(DataError, match="no suite 'probe-50'"):
+        prepare(rows=rows, kept_apart=("probe-50",))
 
 
 def test_with_a_seed_of_its_own_the_split_is_the_same_in_runs_of_all_seeds(

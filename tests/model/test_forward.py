@@ -417,6 +417,23 @@ def test_streams_of_other_lengths_make_new_shapes_of_products_in_fp32_alone(
     assert (len(set.union(*seen)) > len(seen[0])) is more
 
 
+@pytest.mark.parametrize("halved", [False, True])
+@pytest.mark.parametrize("left_out", [(0, 5), (), (127,)])
+def test_the_places_that_are_wanted_are_those_that_come(
+    halved: bool, left_out: tuple[int, ...]
+) -> None:
+    """Also where both they and the stream are filled up to one length, and in any order."""
+    model, ids = small_model(), torch.tensor(tokens(128, 3))
+    layout = lay_out([Span(0, 90), Span(90, 38)])
+    order = torch.randperm(128, generator=torch.Generator().manual_seed(1)).tolist()
+    with torch.autocast("cpu", torch.bfloat16, enabled=halved):
+        whole = hidden_states(model, ids, layout)
+        for chosen in (range(128), order):
+            places = torch.tensor([place for place in chosen if place not in left_out])
+            some = hidden_states(model, ids, layout, places)
+            assert torch.allclose(some, whole[places], atol=0.05 if halved else 1e-5)
+
+
 def test_under_autocast_a_token_of_hardly_any_probability_has_the_loss_of_its_pieces_alone() -> (
     None
 ):

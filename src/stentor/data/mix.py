@@ -16,7 +16,9 @@ from stentor.data import sources
 from stentor.data.contrast import contrast_pairs
 from stentor.data.encode import EncodedExample, encode
 from stentor.data.examples import Example, Tally, refuse_bad_rows
+from stentor.data.near import Prompts
 from stentor.errors import DataError
+from stentor.evaluate import suites
 from stentor.recipe import DataPart, PhasePart, Recipe, data_root
 
 CONTRAST = ":contrast"
@@ -56,6 +58,8 @@ def prepare(part: DataPart, template: Template, seed: int, *, strict: bool = Tru
     """
     root = data_root(part.root)
     tallies = {name: Tally() for name in part.sources}
+    if part.hold_out_seed is not None:
+        seed = part.hold_out_seed
     raw = {
         name: sources.examples(source, root, tallies[name], seed=seed)
         for name, source in part.sources.items()
@@ -63,9 +67,10 @@ def prepare(part: DataPart, template: Template, seed: int, *, strict: bool = Tru
     if strict:
         refuse_bad_rows([problem for tally in tallies.values() for problem in tally.problems])
     _drop_duplicates(raw, tallies)
-    held_keys = _hold_out(raw, part, seed if part.hold_out_seed is None else part.hold_out_seed)
+    held_keys = _hold_out(raw, part, seed)
     train: dict[str, list[EncodedExample]] = {}
     held_out: dict[str, list[EncodedExample]] = {}
+    apart = Prompts(p.text for suite in part.kept_apart for p in suites.load(suite).prompts)
     all_held = {prompt for keys in held_keys.values() for key in keys for prompt in key.split("\n")}
     for name, examples in raw.items():
         kept, held = [], []
@@ -74,6 +79,8 @@ def prepare(part: DataPart, template: Template, seed: int, *, strict: bool = Tru
                 held.append(example)
             elif any(prompt in all_held for prompt in example.prompts):
                 tallies[name].left_out["shares a prompt with the held-out part"] += 1
+            elif any(apart.near(prompt) for prompt in example.prompts):
+                tallies[name].left_out["in a suite, or nearly"] += 1
             else:
                 kept.append(example)
         held_tally = Tally()

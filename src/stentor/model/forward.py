@@ -40,7 +40,7 @@ def hidden_states(model: Any, ids: Tensor, layout: Layout, places: Tensor | None
         block, feed_forward = layer.self_attn, layer.mlp
         n, scale, x = normalised(x, layer.input_layernorm)
         mixed = attend(n, (block.q_proj, block.k_proj, block.v_proj), scale)
-        if places is not None and layer is core.model.layers[-1] and len(places) < len(ids):
+        if places is not None and layer is core.model.layers[-1]:
             mixed, x = mixed.index_select(0, places), x.index_select(0, places)
         x = project(mixed, (block.o_proj,), residual=x)
         n, scale, x = normalised(x, layer.post_attention_layernorm)

@@ -129,7 +129,14 @@ def _should_agree(report: Mapping[str, Any], seed: int) -> dict[tuple[str, ...],
     recipe = report["recipe"]
     data = recipe["data"]
     # not the whole part: a newer version may know more fields, which changes no row
-    fields = ("system", "max_tokens", "hold_out", "hold_out_at_least", "hold_out_seed")
+    fields = (
+        "system",
+        "max_tokens",
+        "hold_out",
+        "hold_out_at_least",
+        "hold_out_seed",
+        "kept_apart",
+    )
     common = [str(seed), *(str(data.get(name)) for name in fields), *sorted(report["data"])]
     kept: dict[tuple[str, ...], Any] = {}
     for name, source in report["data"].items():

@@ -413,13 +413,16 @@ def _fixed(recipe: Recipe) -> dict[str, Any]:
     free = {"train", "about", "name", "licence", "probe", "generation"}
     free |= {"base_text", "base_text_rows"}
     fixed = recipe.model_dump(mode="json", exclude=free)
-    fixed["data"].pop("root")
+    for name in ("root", "hold_out_seed", "kept_apart"):  # the data's hash tells what they chose
+        fixed["data"].pop(name)
     if fixed["joined"] is None:  # checkpoints of runs from before these fields fit as well
         fixed.pop("joined")
     for phase in fixed["phases"]:
         for name in ("rejected", "decision", "unlikelihood"):
             if not phase[name]:
                 phase.pop(name)
+        if phase.get("decision") and not phase["decision"]["gain"]:
+            phase["decision"].pop("gain")
     for source in fixed["data"]["sources"].values():
         source.pop("licence")
     return fixed
@@ -432,8 +435,3 @@ def _fingerprint(recipe: Recipe, data: Prepared, base: LoadedModel) -> str:
     for name, tensor in base.model.state_dict().items():
         digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def held_out_rows(recipe: Recipe, base: LoadedModel) -> dict[str, list[EncodedExample]]:
-    """The held-out rows of a recipe, encoded for a model: what `stentor evaluate` scores."""
-    return mix.prepare(recipe.data, base.template, recipe.seed).held_out
