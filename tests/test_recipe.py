@@ -471,6 +471,7 @@ def test_a_mix_may_name_a_kind_of_a_source() -> None:
         ),
         ("probe=null", lambda r: r.probe is None),
         ("train.threads=", lambda r: r.train.threads is None),
+        ("name='7e3'", lambda r: r.name == "7e3"),
         ("adapter.rslora=false", lambda r: r.adapter.rslora is False),
         ("about=a=b c", lambda r: r.about == "a=b c"),
         ("data.system=''", lambda r: r.data.system == ""),

@@ -142,7 +142,8 @@ def sweep(
 def evaluate(
     model: ModelName,
     data: Annotated[
-        list[str] | None, typer.Option("--data", help="A recipe, or a file of rows; repeatable.")
+        list[str] | None,
+        typer.Option("--data", help="A recipe (what it holds out), or a file of rows; repeatable."),
     ] = None,
     minimal_pairs: Annotated[
         Path | None, typer.Option("--minimal-pairs", help="Folder of sentence pairs.")
@@ -152,6 +153,8 @@ def evaluate(
     """Token-weighted loss, perplexity and bits per byte, per source and overall."""
     from stentor.evaluate import command
 
+    if minimal_pairs is not None and data:
+        raise InputError("evaluate: --data and --minimal-pairs measure different things; give one")
     if minimal_pairs is not None:
         found = command.minimal_pairs(model, minimal_pairs)
     elif data:
@@ -238,7 +241,7 @@ def judge(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Default: standard output.")] = None,
     calibration: Annotated[
-        bool, typer.Option("--calibration", help="How far the judge agrees with people.")
+        bool, typer.Option("--calibration", help="How far the judge agrees with labelled pairs.")
     ] = False,
 ) -> None:
     """Label any model's replies: adds outcome, supportive, reason and span to each line."""
@@ -246,6 +249,8 @@ def judge(
 
     if calibration == (file is not None):
         raise InputError("judge: give a FILE of replies to label, or --calibration")
+    if calibration and out is not None:
+        raise InputError("judge: --calibration prints its table; --out is for labelled replies")
     if file is None:
         print(judge_calibration())
     else:
@@ -478,6 +483,8 @@ def card(
     """Write a run's model card, plots and page again from its report; --push uploads the model."""
     from stentor.report.card import rewrite
 
+    if push is None and private:
+        raise InputError("card: --private is for --push REPO")
     if push is None:
         print(rewrite(run))
         return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import re
 from typing import Any
 
 import yaml
@@ -11,6 +11,8 @@ import yaml
 from stentor.errors import nearest
 
 _REMOVED = object()
+_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+"""What YAML 1.1 reads as text though it is meant as a number: 3e-5."""
 
 
 def read(text: str) -> tuple[str, Any]:
@@ -22,9 +24,8 @@ def read(text: str) -> tuple[str, Any]:
         parsed = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ValueError(": the value is not valid YAML") from None
-    if isinstance(parsed, str):  # YAML 1.1 reads 3e-5 as text
-        with contextlib.suppress(ValueError):
-            parsed = float(parsed)
+    if isinstance(parsed, str) and _NUMBER.fullmatch(value.strip()):
+        parsed = float(parsed)
     return path, parsed
 
 

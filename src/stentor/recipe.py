@@ -303,8 +303,8 @@ class TrainPart(Part):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto takes CUDA, then Apple MPS, then the CPU."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the matrix products; auto takes bf16 where it is fast (on a CPU for pretraining alone:
-    fine-tuning has too many shapes), fp16 on older GPUs, else fp32."""
+    """Of the matrix products; auto takes bf16 on GPUs from Ampere on and on processors with AMX
+    (for pretraining on AMD's with `avx512_bf16` too), fp16 on older GPUs, else fp32."""
     checkpoint_every: Positive = 50
     """Steps between checkpoints …"""
     keep_checkpoints: Positive = 2
@@ -436,7 +436,7 @@ def disagreements(recipe: Mapping[str, Any]) -> list[str]:
         ]
         if phase.get("preference") is not None and phase.get("opening") is not None:
             problems.append(f"phases.{number}.opening: odds are those of whole replies; remove it")
-        decision = phase.get("decision") or {}
+        decision = _mapping(phase.get("decision"))
         if phase.get("preference") is not None and decision.get("gain"):
             problems.append(
                 f"phases.{number}.decision.gain: a phase of pairs has no place for it; remove it"

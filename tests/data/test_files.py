@@ -173,6 +173,11 @@ def test_json_beyond_pythons_limits_is_one_bad_line(line: str) -> None:
     assert [p.partition(": ")[0] for p in problems] == ["bad.jsonl:1"]
 
 
+def test_an_array_may_begin_on_a_later_line() -> None:
+    Path("late.json").write_text('\n  [{"a": 1}, {"a": 2}]\n')
+    assert read(Path("late.json")) == ([{"a": 1}, {"a": 2}], [])
+
+
 def test_bad_entries_of_a_json_array_are_listed() -> None:
     Path("bad.json").write_text('[{"a": 1}, 2, {"a": "\\udc00"}, null]')
     assert read(Path("bad.json")) == (

@@ -66,6 +66,10 @@ MAPPED = [
                                               {"role": "assistant", "content": "R"}],
                     "rejected": [{"role": "assistant", "content": "W"}]},
      "benign", "", ["P", "R"], "W"),
+    ("preference", {"prompt": [{"role": "user", "content": "P"}],
+                    "chosen": [{"role": "assistant", "content": "R"}],
+                    "rejected": [{"role": "assistant", "content": "W"}]},
+     "benign", "", ["P", "R"], "W"),
     ("transcript", {"text": "User: P\nAssistant: R\n"}, "benign", "", ["P", "R"], None),
     ("beavertails", {"prompt": "P", "response": "R", "is_safe": True, "category": {}},
      "borderline", "", ["P", "R"], None),
@@ -104,6 +108,9 @@ BAD = [
     ("pku_saferlhf", {"prompt": "P", "response": ["R", 3]}, "the rejected reply is no text"),
     ("coconot", {"prompt": "P", "chosen": "R", "rejected": ["W"]}, "the rejected reply is no text"),
     ("preference", {"prompt": "P", "chosen": "R"}, "the rejected reply is missing"),
+    ("preference", {"prompt": [{"role": "system", "content": "S"},
+                               {"role": "user", "content": "P"}], "chosen": "R", "rejected": "W"},
+     "a prompt that is a list must hold one message, the user's"),
     ("preference", {"prompt": "P", "chosen": [], "rejected": "W"}, "the reply is missing or empty"),
     ("beavertails", {"prompt": "P", "response": "R"}, "prompt or is_safe is missing"),
     ("beavertails", {"prompt": "P", "response": "R", "is_safe": "no"},
@@ -182,7 +189,7 @@ def test_documents_that_are_no_transcripts_are_passed_over_and_counted(
     rows += [{"prompt": "P"}, {"text": "User: A\nAssistant: B"}]
     (example,), tally = read(write_rows, "transcript", rows)
     assert texts(example) == ["A", "B"]
-    assert tally.left_out == {"not a transcript": 4, "turns do not alternate": 3}
+    assert tally.left_out == {"not a transcript": 4, "not whole exchanges": 3}
     assert not tally.problems and tally.read == 8
 
 

@@ -1,4 +1,4 @@
-"""The judge: what breaks others, text of any kind, speed, and agreement with people."""
+"""The judge: what breaks others, text of any kind, speed, and agreement with labelled pairs."""
 
 import json
 import subprocess

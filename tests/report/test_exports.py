@@ -69,3 +69,14 @@ def test_copies_of_other_weights_or_of_no_run_are_not_recorded(run: Path) -> Non
     assert record(str(run), other) is None
     assert record("stentor-12m", told(run, ("onnx", 1, 20.0))) is None
     assert (run / "report.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("other", [{"kind": "pretrain"}, {"schema": 1}])
+def test_a_report_that_has_no_place_for_copies_stays_as_it_is(
+    run: Path, other: dict[str, Any]
+) -> None:
+    file = run / "report.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | other))
+    before = file.read_bytes()
+    assert record(str(run), told(run, ("onnx", 1, 20.0))) is None
+    assert file.read_bytes() == before

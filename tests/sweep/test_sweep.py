@@ -141,8 +141,8 @@ def test_the_command_of_a_cell_is_its_recipe(write_sweep: Callable[..., Path]) -
     changes = {"phases.second.mix": {"seed": 4, "stop:benign": 8}, "phases.first": None,
                "data.system": "Say it: 'yes'", "phases.+": {"name": "new", "mix": {"stop": 1}},
                "phases.second.learning_rate": 2e-5}  # fmt: skip
-    plan = load(str(write_sweep(cells=[{"name": "one", "set": changes}], set={"seed": 9})),
-                ["adapter.rank=3"])  # fmt: skip
+    file = write_sweep(cells=[{"name": "one", "set": changes}], set={"base_text_rows": 9})
+    plan = load(str(file), ["adapter.rank=3"])
     (cell,) = plan.cells
     verb, recipe, *flags = shlex.split(cell.command)[1:]
     given = [*flags[1::2], "seed=2"]
@@ -151,6 +151,22 @@ def test_the_command_of_a_cell_is_its_recipe(write_sweep: Callable[..., Path]) -
         update={"name": ""}
     )
     assert [phase.name for phase in again.phases] == ["second", "new"]
+
+
+def test_what_a_cell_reads_must_be_there_and_its_seed_is_the_sweeps(
+    write_sweep: Callable[..., Path],
+) -> None:
+    """Known at once, where the cell is going to run; its table needs no data."""
+    gone = {"data.sources.seed": {"use": "chat", "path": "gone/*.jsonl"}, "seed": 9}
+    file = str(write_sweep(cells=[{"name": "one", "set": gone}]))
+    with pytest.raises(RecipeError) as caught:
+        load(file)
+    assert caught.value.problems == ("cell 'one': 'seed' is set by the sweep's `seeds`",)
+    del gone["seed"]
+    file = str(write_sweep(cells=[{"name": "one", "set": gone}]))
+    with pytest.raises(RecipeError, match=r"cell 'one': .*gone/\*\.jsonl: no such file"):
+        load(file)
+    assert load(file, due=lambda cell: False).cells
 
 
 def test_cells_and_seeds_can_be_chosen(write_sweep: Callable[..., Path]) -> None:
@@ -286,6 +302,10 @@ def test_a_sweep_does_not_go_on_with_another_recipe_nor_start_in_its_folder(
         "again, undo the change, or give another --out\n"
         "  out/cells/two-phases/seed-1: adapter.rank was 4, is 5\n"
     )
+    more = write_sweep(cells=[*CELLS[:1], CELLS[2]], seeds=[1])
+    other = stentor("sweep", more, "--out", "out", "--resume", "--set", "adapter.rank=5",
+                    "--only", "all*")  # fmt: skip
+    assert other.code == 2 and other.err == changed.err  # the table would hold both
 
 
 def test_the_file_in_a_sweeps_folder_is_the_one_it_went_on_with(

@@ -66,7 +66,7 @@ def read_rows(path: Path, *, problems: list[str] | None = None) -> Iterator[Row]
         return
     try:
         with open_text(path) as stream:
-            if kind == ".json" and stream.read(1) == "[":
+            if kind == ".json" and _begins_with_a_list(stream):
                 stream.seek(0)
                 for number, fields in enumerate(json.load(stream), start=1):
                     yield from _checked(fields, f"{path}:row {number}", problems)
@@ -77,6 +77,13 @@ def read_rows(path: Path, *, problems: list[str] | None = None) -> Iterator[Row]
         raise DataError(f"{path}: no such file") from None
     except _UNREADABLE as error:
         raise _cut_off(str(path), error) from error
+
+
+def _begins_with_a_list(stream: IO[str]) -> bool:
+    first = " "
+    while first.isspace():
+        first = stream.read(1)
+    return first == "["
 
 
 def read_lines(

@@ -47,7 +47,7 @@ def losses(model: str, data: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Loss] = {}
     for item in dict.fromkeys(data):
         path = Path(item)
-        is_recipe = path.suffix in (".yaml", ".yml") or not path.exists()
+        is_recipe = path.suffix in (".yaml", ".yml") or not path.is_file()
         if is_recipe:
             recipe = recipes.load(item, Recipe)
             held = prepare(recipe.data, loaded.template, recipe.seed).held_out
@@ -243,8 +243,8 @@ def probe_table(result: ProbeResult) -> str:
     trusted = figures["judge_calibration"]
     lines.append(
         f"judge version {figures['judge_version']}, refused or not: kappa {trusted['kappa']:.3f} "
-        f"({trusted['kappa_low']:.3f} to {trusted['kappa_high']:.3f}) with people on "
-        f"{trusted['n']} pairs"
+        f"({trusted['kappa_low']:.3f} to {trusted['kappa_high']:.3f}) with labels by language "
+        f"models on {trusted['n']} pairs"
     )
     return "\n".join(lines)
 

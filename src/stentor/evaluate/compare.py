@@ -39,8 +39,9 @@ def compare(
 ) -> dict[str, Any]:
     """Figures of both models, and B − A with 95 % intervals where they can be set side by side.
 
-    `data` is the recipe whose held-out rows are scored; beside them stands the loss on the
-    validation text that ships with the package.
+    `data` is the recipe whose held-out rows are scored (a model trained by another one, or with
+    another seed, may have learned from them); beside them stands the loss on the validation text
+    that ships with the package.
     """
     computer = machine(TrainPart(precision="fp32"))
     recipe = recipes.load(data, Recipe)
@@ -68,6 +69,7 @@ def compare(
     both = probes["a"].records, probes["b"].records
     return {
         "models": {side: facts[side] | speeds[side] for side in facts},
+        "held_out_by": recipe.name,
         "loss": _losses(rows["a"], rows["b"], seed),
         "plain_text": loss_differences(plain["a"], plain["b"], seed),
         "probe": probe_differences(*both),

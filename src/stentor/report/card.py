@@ -171,8 +171,9 @@ def _licence(report: dict[str, Any]) -> str:
         return f"{chosen}, as the recipe says."
     if chosen == metadata.OTHER:
         return (
-            "Unknown, since that of the base or of some data is: set `licence` in the recipe once "
-            f"you know it. The base: {found.get('base') or 'unknown'}; the data: see the table."
+            "Unknown, since that of the base or of some data is, or can't be ranked among the "
+            "others: set `licence` in the recipe once you know it. The base: "
+            f"{found.get('base') or 'unknown'}; the data: see the table."
         )
     return (
         f"{chosen}: the strictest of the base ({found['base']}) and the data (see the table). "

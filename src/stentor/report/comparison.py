@@ -179,7 +179,9 @@ def _legend(found: Figures) -> str:
     tested = sum(figures["n"] > 0 for figures in found["probe"].values())
     return (
         "Intervals: of rates Bonett and Price's, of the rest a bootstrap over prompts, rows or "
-        f"documents. p: McNemar's exact test, corrected by Holm's method for {tested} measures."
+        f"documents. p: McNemar's exact test, corrected by Holm's method for {tested} measures. "
+        f"Held-out loss: on what the recipe {found['held_out_by']!r} holds out; a model trained by "
+        "another recipe, or with another seed, may have learned from it."
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stentor.data.files import sha256, write_json
+from stentor.errors import InputError
 from stentor.report.card import read_report, rewrite
 
 _KEPT = ("copy", "verdict", "files", "bytes", "notes", "warnings", "parity", "speed")
@@ -19,7 +20,8 @@ def record(model: str, told: Mapping[str, Any]) -> Path | None:
     """Add the copies of an export (`export.json`) to the report of the run that `model` is.
 
     A copy made again takes the old one's place. Returns the run, its card and page written
-    again; None where `model` is no finished run or its weights are others than those exported.
+    again; None where `model` is no finished run of fine-tuning, is another version's, or has other
+    weights than those exported.
     """
     run = Path(model)
     run = run.parent if run.name == "model" else run
@@ -28,7 +30,10 @@ def record(model: str, told: Mapping[str, Any]) -> Path | None:
         return None
     if sha256(weights) != told["source_sha256"]:
         return None
-    report = read_report(run)
+    try:
+        report = read_report(run)
+    except InputError:  # of pretraining, or another version's: it has no place for them
+        return None
     earlier = report.get("exports", {})
     same = earlier.get("source_sha256") == told["source_sha256"]
     copies = {c["copy"]: c for c in earlier.get("copies", [])} if same else {}

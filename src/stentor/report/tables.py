@@ -279,8 +279,9 @@ def probe(report: Figures) -> str:
     judged = f"judge version {figures['judge_version']}"
     if trusted := figures.get("judge_calibration"):  # reports of before version 3 have none
         judged += (
-            f", whose Cohen's kappa with people (refused or not) is {trusted['kappa']:.2f} "
-            f"[{trusted['kappa_low']:.2f}–{trusted['kappa_high']:.2f}] on {trusted['n']} pairs"
+            ", whose Cohen's kappa with labels by language models (refused or not) is "
+            f"{trusted['kappa']:.2f} [{trusted['kappa_low']:.2f}–{trusted['kappa_high']:.2f}] "
+            f"on {trusted['n']} pairs"
         )
     return f"Suites: {names}; {judged}. Rates with Wilson's 95 % interval.\n\n" + table(
         ["outcome", *(name for name, _ in shown)], rows

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from stentor.data.files import write_json, write_text
 from stentor.errors import MissingExtra
@@ -65,13 +66,14 @@ def show(results: Results) -> None:
     """The table on standard output."""
     head, rows = main_table(results)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    shown = Table(box=None, pad_edge=False)
+    shown = Table(box=None, pad_edge=False)  # names of cells are no markup of Rich's
     for number, name in enumerate(head):
         longest = max(map(len, name.split()))  # a word of a head is not broken
         side: Literal["left", "right"] = "right" if number else "left"
         shown.add_column(name, justify=side, overflow="fold", min_width=longest)
     for row in rows:
-        shown.add_row(*(cell.replace(" [", "\n[", 1) if n else cell for n, cell in enumerate(row)))
+        cells = (cell.replace(" [", "\n[", 1) if n else cell for n, cell in enumerate(row))
+        shown.add_row(*map(Text, cells))
     console.print(shown)
     console.print(_legend(results), markup=False, soft_wrap=True)
     for warning in results["warnings"]:

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from stentor.data import sources
+from stentor.data.files import expand
 from stentor.errors import InputError, RecipeError, nearest
 from stentor.evaluate import suites
 from stentor.model.find import resolve
@@ -30,6 +30,7 @@ from stentor.recipe import (
     Recipe,
     Seed,
     bundled_recipes,
+    data_root,
     explain,
     find,
     parse,
@@ -211,6 +212,8 @@ def _cell(
     raw = copy.deepcopy(base)
     wrong = []
     for field, value in changed:
+        if field == "seed":
+            wrong.append(f"{where}: 'seed' is set by the sweep's `seeds`")
         try:
             apply(raw, field, value)
         except ValueError as problem:
@@ -224,7 +227,7 @@ def _cell(
         problems += wrong
         return None
     runs = {seed: parse(raw | {"seed": seed}, kind, name) for seed in sweep.seeds}
-    missing = _missing(next(iter(runs.values())), with_base=due(part.name))
+    missing = _missing(next(iter(runs.values())), due=due(part.name))
     problems += [f"{where}: {thing}" for thing in missing]
     shipped = {file: name for name, file in bundled_recipes().items()}
     given = shipped.get(path, str(path) if path == beside else name)
@@ -239,14 +242,21 @@ def _mistakes(check: Callable[[], Any]) -> tuple[str, ...]:
     return ()
 
 
-def _missing(recipe: Recipe | PretrainRecipe, *, with_base: bool) -> list[str]:
-    """What the recipe names and is not there: better known now than after hours."""
+def _missing(recipe: Recipe | PretrainRecipe, *, due: bool) -> list[str]:
+    """What the recipe names and is not there: better known now than after hours.
+
+    `due`: it is going to run, so its base and its files are needed.
+    """
     checks: list[Callable[[], Any]]
     if isinstance(recipe, Recipe):
         suite_names = recipe.probe.suites if recipe.probe else ()
-        checks = [partial(resolve, recipe.model.base)] if with_base else []
-        checks += [partial(sources.find, part.use) for part in recipe.data.sources.values()]
-        checks += [partial(suites.load, name) for name in suite_names]
+        checks = []
+        if due:
+            root, given = data_root(recipe.data.root), recipe.data.sources.values()
+            paths = [root / Path(part.path).expanduser() for part in given if part.path is not None]
+            checks += [partial(resolve, recipe.model.base)]
+            checks += [partial(expand, path) for path in paths]
+        checks += [partial(suites.load, name) for name in (*suite_names, *recipe.data.kept_apart)]
     else:
         checks = [partial(preset, recipe.preset)]
     found = []

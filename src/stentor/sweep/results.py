@@ -125,7 +125,8 @@ def _unlike(found: Runs) -> list[str]:
 def _should_agree(report: Mapping[str, Any], seed: int) -> dict[tuple[str, ...], Any]:
     """What is equal in runs that read the same data, or start from the same base."""
     if report["kind"] == "pretrain":
-        return {("the corpus",): report["corpus_tokens"]}
+        asked = json.dumps(report["recipe"]["data"]["corpora"], sort_keys=True)
+        return {("the corpus", asked): report["corpus_tokens"]}
     recipe = report["recipe"]
     data = recipe["data"]
     # not the whole part: a newer version may know more fields, which changes no row

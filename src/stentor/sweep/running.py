@@ -115,7 +115,7 @@ def run_all(
         plan.sweep.name, out, resume=resume, recipe_yaml=plan.text, file="sweep.yaml"
     ).path
     due = chosen_runs(all_runs(plan, folder), only, seeds)
-    if other := _other_recipes(due):
+    if other := _other_recipes(all_runs(plan, folder)):  # the table takes those not chosen, too
         if not table:
             raise CheckpointError(other)
         display.say(f"warning: {other}")

@@ -274,7 +274,8 @@ def _update(job: Job, machine: Machine, scaler: torch.amp.GradScaler, step: int)
             "lower the learning rate (the last checkpoint is from before)"
         )
     for optimiser in job.optimisers:
-        scaler.step(optimiser)
+        if torch.isfinite(norm):  # the scaler knows of each optimiser's own gradients alone
+            scaler.step(optimiser)
         optimiser.zero_grad(set_to_none=True)
     scaler.update()
     return float(norm)

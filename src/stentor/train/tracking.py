@@ -35,7 +35,7 @@ class Tracking:
     def __init__(self, names: Sequence[str], run: RunDir, recipe: Mapping[str, Any]) -> None:
         check(names)
         self._run = run
-        self._step = 0
+        self._step = len(run.metrics())  # a resumed run may take no step of its own
         self._trackers = [_started(name, run) for name in dict.fromkeys(names)]
         for tracker in self._trackers:
             tracker.store_init_configuration(dict(_flat(recipe)))

@@ -59,7 +59,8 @@ def read(rows: Iterable[Row], tally: Tally) -> Iterator[Example]:
         unsafe = [row for row in pairs if not row.fields["is_safe"]]
         if 2 * len(unsafe) > len(pairs):
             yield _refused(key, unsafe, refusals)
-            tally.left_out["further answers to a harmful prompt"] += len(pairs) - 1
+            if len(pairs) > 1:
+                tally.left_out["further answers to a harmful prompt"] += len(pairs) - 1
         elif unsafe:
             tally.left_out["prompt neither harmful nor helpful"] += len(pairs)
         else:

@@ -22,10 +22,19 @@ def read(rows: Iterable[Row], tally: Tally) -> Iterator[Example]:
         try:
             if not isinstance(rejected, str):
                 raise DataError(f"{row.where}: the rejected reply is missing")
-            prompt = row.fields.get("prompt")
+            prompt = _prompt(row.fields.get("prompt"), row.where)
             yield conversation(prompt, chosen, kind, row.where, rejected=rejected)
         except DataError as problem:
             tally.problems.append(str(problem))
+
+
+def _prompt(value: Any, where: str) -> Any:
+    """The text of a prompt that may be a list of one message."""
+    if not isinstance(value, list):
+        return value
+    if len(value) != 1 or not isinstance(value[0], dict) or value[0].get("role") != "user":
+        raise DataError(f"{where}: a prompt that is a list must hold one message, the user's")
+    return value[0].get("content")
 
 
 def _reply(value: Any) -> Any:

@@ -33,4 +33,4 @@ def read(rows: Iterable[Row], tally: Tally) -> Iterator[Example]:
         try:
             yield from_messages(messages, "benign", row.where)
         except DataError:
-            tally.left_out["turns do not alternate"] += 1
+            tally.left_out["not whole exchanges"] += 1
