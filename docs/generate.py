@@ -350,7 +350,9 @@ def filled(text: str, page: str) -> str:
         report = _kept(name, page)
         if part == "target":
             return f"<!-- figures: {match[1]} -->{_target(report, *target)}<!-- end -->"
-        if part == "limitations":
+        if part == "replies":
+            shown = _first_replies(name, page)
+        elif part == "limitations":
             shown = "\n".join(f"- {line}" for line in limits.limitations(report))
         else:
             source, known = (
@@ -362,6 +364,20 @@ def filled(text: str, page: str) -> str:
         return f"<!-- figures: {match[1]} -->\n\n{shown}\n\n<!-- end -->"
 
     return re.sub(r"<!-- figures: (\S+ .+?) -->.*?<!-- end -->", figures, text, flags=re.S)
+
+
+def _first_replies(name: str, page: str) -> str:
+    """The first reply of each kind of those that are kept of a run."""
+    file = DOCS / "runs" / f"{name}.md"
+    if not file.is_file():
+        raise InputError(f"{page}: it shows replies of {name}, but none are kept in docs/runs")
+    kept = re.findall(
+        r"^- \*(\w+)\* — (.+)\n  > (.+) \((\w+)\)$", file.read_text(encoding="utf-8"), flags=re.M
+    )
+    first: dict[str, str] = {}
+    for kind, prompt, reply, _ in kept:
+        first.setdefault(kind, f"> **{prompt}**\n> {reply}")
+    return "\n>\n".join(first.values())
 
 
 def _kept(name: str, page: str) -> dict[str, Any]:
