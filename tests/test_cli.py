@@ -189,7 +189,10 @@ def test_a_mistake_is_one_line_with_what_to_do_and_the_exit_code_2(
             ],
         ),
         (["phases.0.mix={sed: 3}"], ["phases.0.mix: no source is called 'sed'; did you mean"]),
-        (["phases.0.decision=true"], ["phases.0.decision: input should be a valid"]),
+        (
+            ["phases.0.decision=true"],
+            ["phases.0.decision: input should be a valid", "phases.0.decision: an adapter leaves"],
+        ),
         (["seed"], ["'seed' is not of the form a.b=value"]),
         (["phases.9.batch=1"], ["'phases.9.batch=1': '9' is not one of the 3 entries there"]),
     ],

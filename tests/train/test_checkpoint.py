@@ -145,7 +145,7 @@ def test_a_checkpoint_of_another_run_is_refused_with_what_to_do() -> None:
     path = save(sample(), fingerprint="abc")
     assert refused(path, "xyz") == (
         f"{path}: the checkpoint belongs to a run with another recipe, base or data; resume with "
-        "the recipe.yaml beside it and unchanged data, or start a new run"
+        "the recipe.yaml in the run's folder and unchanged data, or start a new run"
     )
 
 

@@ -269,7 +269,8 @@ def test_a_run_does_not_go_on_with_another_recipe(
     assert done.code == 2 and done.out == ""
     assert done.err.splitlines()[-1] == (
         "error: copy/checkpoints/03-0000000: the checkpoint belongs to a run with another recipe, "
-        "base or data; resume with the recipe.yaml beside it and unchanged data, or start a new run"
+        "base or data; resume with the recipe.yaml in the run's folder and unchanged data, or "
+        "start a new run"
     )
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from conftest import Command
+from stentor.recipe import TrainPart
 from stentor.train import facts
-from stentor.train.device import Machine
+from stentor.train.device import Machine, machine
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -80,6 +81,16 @@ def test_each_start_leaves_the_machine_it_was_on(cpu: Machine) -> None:
     facts.note_start(Path(), cpu)
     first, second = facts.machines(Path())
     assert first == second == cpu.describe() | {"started": first["started"]}
+
+
+def test_a_run_that_goes_on_in_another_precision_says_so() -> None:
+    one, other = (machine(TrainPart(device="cpu", precision=p)) for p in ("fp32", "bf16"))
+    assert facts.spoken_start(Path(), one).endswith("cpu float32")
+    facts.note_start(Path(), one)
+    assert facts.spoken_start(Path(), one).endswith("cpu float32")
+    assert facts.spoken_start(Path(), other).endswith(
+        "cpu bfloat16 (until now float32; train.precision keeps it)"
+    )
 
 
 def test_a_run_that_was_killed_names_the_machines_of_both_starts(

@@ -1,6 +1,6 @@
 """How far the judge can be trusted, measured in the open.
 
-    stentor judge --calibration                        agreement with people, on the measuring half
+    stentor judge --calibration                        agreement with labels, on the measuring half
     python -m stentor.evaluate.calibration --add FILE  add labelled pairs, each to its side
     python -m stentor.evaluate.calibration --write     store the figures, for every report to cite
 
@@ -36,7 +36,7 @@ REFUSED = ("refuse", "partial")
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt, a reply, and what people call it."""
+    """A prompt, a reply, and what its readers call it."""
 
     prompt: str
     response: str | None
@@ -75,7 +75,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Agreement of the judge with people, each figure with its n or its 95 % interval."""
+    """Agreement of the judge with labelled pairs, each figure with its n or its 95 % interval."""
 
     judge_version: int
     n: int
@@ -262,7 +262,7 @@ def _interval(
     """95 % of the kappas of `draws` resamples of whole families.
 
     The pairs of a family are alike, so that drawn one by one they would feign more evidence.
-    `both`: for each pair whether people, and whether the judge, call it refused. Only the four
+    `both`: for each pair whether the label, and whether the judge, call it refused. Only the four
     counts of a resample matter, so families with the same four are one kind.
     """
     counted: dict[str, Counter[tuple[bool, bool]]] = {}

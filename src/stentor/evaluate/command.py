@@ -250,7 +250,7 @@ def probe_table(result: ProbeResult) -> str:
 
 
 def judge_calibration() -> str:
-    """How far the judge agrees with people, measured anew."""
+    """How far the judge agrees with labelled pairs, measured anew."""
     return "\n".join(calibration_lines(calibration()))
 
 

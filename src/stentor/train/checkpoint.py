@@ -117,7 +117,7 @@ def read(path: Path, fingerprint: str | None) -> Checkpoint:
     if fingerprint is not None and facts["fingerprint"] != fingerprint:
         raise CheckpointError(
             f"{path}: the checkpoint belongs to a run with another recipe, base or data; resume "
-            "with the recipe.yaml in its folder and unchanged data, or start a new run"
+            "with the recipe.yaml in the run's folder and unchanged data, or start a new run"
         )
     try:
         tensors = load_file(path / "state.safetensors")

@@ -71,8 +71,7 @@ def fine_tune(
         if run.finished:
             display.say(f"{run.path}: the run is finished already")
             return run
-        place = computer.describe()
-        display.say(f"run {run.path} on {place['name']}, {place['device']} {place['precision']}")
+        display.say(facts.spoken_start(run.path, computer))
         main = computer.is_main
         meter = Meter(run.path, recipe.train, processes=computer.processes, on=main)
         tracking = Tracking(track if main else (), run, recipe.model_dump(mode="json"))

@@ -137,6 +137,16 @@ def note_start(run: Path, machine: Machine) -> None:
     write_json(run / MACHINES, [*machines(run), entry])
 
 
+def spoken_start(run: Path, machine: Machine) -> str:
+    """The first line of a run: where it computes, and how it did until now if otherwise."""
+    place = machine.describe()
+    said = f"run {run} on {place['name']}, {place['device']} {place['precision']}"
+    before = [m["precision"] for m in machines(run)][-1:]
+    if before and before[0] != place["precision"]:
+        said += f" (until now {before[0]}; train.precision keeps it)"
+    return said
+
+
 def machines(run: Path) -> list[dict[str, Any]]:
     """The machines that a run was started on; older versions remembered none."""
     file = run / MACHINES

@@ -29,7 +29,7 @@ from stentor.train import optimiser as optimisers
 from stentor.train.device import Machine, machine
 from stentor.train.display import Display
 from stentor.train.energy import Meter
-from stentor.train.facts import machines, note_start, versions
+from stentor.train.facts import machines, note_start, spoken_start, versions
 from stentor.train.lanes import spoken_share
 from stentor.train.loop import Evaluation, Job, Outcome, token_loss, train
 from stentor.train.rundir import RunDir, open_run
@@ -55,8 +55,7 @@ def pretrain(
         if run.finished:
             display.say(f"{run.path}: the run is finished already")
             return run
-        place = computer.describe()
-        display.say(f"run {run.path} on {place['name']}, {place['device']} {place['precision']}")
+        display.say(spoken_start(run.path, computer))
         main = computer.is_main
         meter = Meter(run.path, recipe.train, processes=computer.processes, on=main)
         with meter, Tracking(track if main else (), run, recipe.model_dump(mode="json")):
