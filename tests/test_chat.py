@@ -21,6 +21,7 @@ from stentor.chat import (
     OwnTemplate,
     SegmentTemplate,
     check_messages,
+    document_ids,
     jinja_ids,
     spells_control,
     template_for,
@@ -332,6 +333,17 @@ def own(request: pytest.FixtureRequest) -> OwnTemplate:
 def test_a_foreign_conversation_is_encoded_as_its_own_template_has_it(foreign: Any) -> None:
     whole = foreign.apply_chat_template(TWO_TURNS, return_dict=True)["input_ids"]
     assert list(OwnTemplate(foreign).encode(TWO_TURNS).ids) == whole
+
+
+def test_a_piece_that_begins_or_ends_texts_stands_before_a_foreign_document() -> None:
+    """Once: also where it is there already."""
+    foreign: Any = chatml_tokenizer()
+    plain = foreign("A text.", add_special_tokens=False)["input_ids"]
+    foreign.bos_token, foreign.eos_token = None, "<|im_end|>"
+    assert document_ids(foreign, "A text.") == [foreign.eos_token_id, *plain]
+    foreign.bos_token = "<|im_start|>"
+    assert document_ids(foreign, "A text.") == [foreign.bos_token_id, *plain]
+    assert document_ids(foreign, "<|im_start|>A text.") == [foreign.bos_token_id, *plain]
 
 
 def test_a_foreign_mask_covers_each_reply_and_its_stop_token(own: OwnTemplate) -> None:

@@ -127,9 +127,16 @@ def check_messages(messages: Sequence[Message]) -> None:
 
 
 def document_ids(tokenizer: Any, text: str) -> list[int]:
-    """A document as a base of ours learned it; a foreign tokenizer's own way otherwise."""
+    """A document as a base of ours learned it; a foreign tokenizer's own way otherwise.
+
+    Where that is to begin with the text itself, the piece that begins texts, or else ends them, is
+    put before it: without one nothing would predict the first piece.
+    """
     if not pieces.is_bundled(tokenizer):
-        return list(tokenizer(text)["input_ids"])
+        found: list[int] = list(tokenizer(text)["input_ids"])
+        ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+        begin = next((piece for piece in ends if piece is not None), None)
+        return found if begin is None or found[:1] == [begin] else [begin, *found]
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
     return [tokenizer.bos_token_id, *ids["input_ids"], tokenizer.eos_token_id]
 

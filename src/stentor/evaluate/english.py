@@ -27,7 +27,7 @@ def tokens(text: str) -> list[str]:
 
 
 class English:
-    """The counted statistics; `class_of` and `bits` are what the judge asks."""
+    """The counted statistics; `bits` is what the judge asks."""
 
     def __init__(self, data: dict[str, object]) -> None:
         words = str(data["words"]).split()

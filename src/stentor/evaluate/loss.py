@@ -22,7 +22,6 @@ from stentor.data.encode import EncodedExample
 from stentor.data.files import read_rows
 from stentor.data.stream import micro_batches
 from stentor.errors import DataError
-from stentor.model import tokenizer as tokenizers
 from stentor.model.layout import Span, lay_out
 from stentor.train.device import Machine
 from stentor.train.loop import token_loss
@@ -201,13 +200,14 @@ def _predictions(pieces: Sequence[tuple[list[int], list[int]]]) -> Micro:
 def sentence_scores(
     model: Any, tokenizer: Any, sentences: Sequence[str], machine: Machine
 ) -> list[float]:
-    """The log probability, in nats, of each sentence after `<s>` (its end is not scored)."""
+    """The log probability, in nats, of each sentence after `<s>`, or what a foreign tokenizer has
+    for it (its end is not scored)."""
     scores: list[float] = []
     for start in range(0, len(sentences), 128):
         pieces = []
         for sentence in sentences[start : start + 128]:
             ids = document_ids(tokenizer, sentence)
-            ids = ids[:-1] if tokenizers.is_bundled(tokenizer) else ids
+            ids = ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids
             pieces.append((ids[:-1], ids[1:]))
         part = _predictions(pieces).to(machine.device)
         with machine.autocast():

@@ -194,10 +194,6 @@ class OverSeeds:
         return len(self.changes)
 
     @property
-    def difference(self) -> float:
-        return sum(self.by_seed) / len(self.by_seed)
-
-    @property
     def p_value(self) -> float:
         """Exact, two-sided: had every prompt's change been as likely the other way round.
 

@@ -45,7 +45,7 @@ def write_page(
 
 
 def _inline(svg: str) -> str:
-    """An SVG document as an element of a page, its ids made its own by the caller's order."""
+    """An SVG document as an element of a page, without its XML head."""
     return svg[svg.index("<svg") :]
 
 
