@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from conftest import TINY_RECIPE, Command
@@ -306,6 +307,25 @@ def test_a_sweep_does_not_go_on_with_another_recipe_nor_start_in_its_folder(
     other = stentor("sweep", more, "--out", "out", "--resume", "--set", "adapter.rank=5",
                     "--only", "all*")  # fmt: skip
     assert other.code == 2 and other.err == changed.err  # the table would hold both
+
+
+def test_threads_that_one_cell_asks_for_are_not_those_of_the_next(
+    write_sweep: Callable[..., Path],
+) -> None:
+    """Else the bits of a cell would depend on which one ran before it in this process."""
+    cells = [{"name": "one thread", "set": {"train.threads": 1}}, {"name": "as many as there are"}]
+    plan = load(str(write_sweep(cells=cells, seeds=[1])))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run_all(plan, Path("out"), Display(quiet=True))
+    finally:
+        torch.set_num_threads(before)
+    used = {
+        file.parent.parent.name: json.loads(file.read_text(encoding="utf-8"))["machine"]["threads"]
+        for file in Path("out").glob("cells/*/seed-1/report.json")
+    }
+    assert used == {"one-thread": 1, "as-many-as-there-are": 2}
 
 
 def test_the_file_in_a_sweeps_folder_is_the_one_it_went_on_with(

@@ -17,6 +17,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stentor.data.files import lock, write_text
 from stentor.errors import CheckpointError, InputError, RecipeError, StentorError, nearest
 from stentor.recipe import PretrainRecipe, Recipe, parse
@@ -155,6 +157,7 @@ def _attempt(run: Due) -> str | None:
     trace = run.folder.parent / f"seed-{run.seed}.error.txt"
     trace.unlink(missing_ok=True)
     begun = (run.folder / "recipe.yaml").is_file()
+    threads = torch.get_num_threads()
     try:
         if isinstance(run.recipe, PretrainRecipe):
             pretrain(run.recipe, run.folder, resume=begun)
@@ -166,6 +169,8 @@ def _attempt(run: Due) -> str | None:
     except Exception as error:  # whatever it was, the other cells can go on
         write_text(trace, traceback.format_exc())
         return f"{type(error).__name__}: {error} (where: {trace})"
+    finally:
+        torch.set_num_threads(threads)  # the next cell may ask for none of its own
     return None
 
 

@@ -98,10 +98,6 @@ class Machine:
         } | hardware()
 
 
-_THREADS = torch.get_num_threads()
-"""As many as torch takes by itself: a run before this one may have asked for fewer."""
-
-
 def has_fast_bf16(device: torch.device, *, varied: bool) -> bool:
     """Whether a run is faster in bf16 there than in fp32; emulated, bf16 is many times slower.
 
@@ -150,7 +146,8 @@ def machine(part: TrainPart, *, varied: bool = True) -> Machine:
     if wanted != "auto" and not available[wanted]:
         raise InputError(f"train.device: {wanted} is not available here; use auto or cpu")
     best = next(kind for kind, there in available.items() if there)
-    torch.set_num_threads(part.threads or _THREADS)
+    if part.threads:
+        torch.set_num_threads(part.threads)
     accelerator = _accelerator(best if wanted == "auto" else wanted)
     device = torch.device(accelerator.device)
     if wanted not in ("auto", device.type):
