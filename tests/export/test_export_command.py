@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import sys
@@ -579,3 +580,17 @@ def test_licence_and_name_are_read_from_the_model(model: Path) -> None:
     (model / "README.md").write_text("---\ntags: [x]\nlicense: mit\n---\n# It\n", "utf-8")
     assert command._provenance(load(str(model)), str(model), "it", "x").licence == "mit"
     assert command._name("runs/mine/model") == "mine" and command._name("a/b c.gguf") == "b-c"
+
+
+def test_what_a_killed_export_left_goes_though_its_process_had_our_number() -> None:
+    """As in a container, where every process may have the same one."""
+    out = Path("left")
+    gone = out / f".hf-f32.{os.getpid()}.tmp"
+    gone.mkdir(parents=True)
+    (gone / "config.json").write_text("{}")
+    file = out / f".export.json.{os.getpid()}.tmp"
+    file.write_text("{")
+    other = out / f".hf-f32.{os.getppid()}.tmp"  # somebody else's, who is at work
+    other.mkdir()
+    command._check_room(out, [])
+    assert not gone.exists() and not file.exists() and other.is_dir()

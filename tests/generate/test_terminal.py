@@ -185,6 +185,10 @@ def test_a_piped_line_that_ends_with_a_backslash_goes_on(monkeypatch: pytest.Mon
     monkeypatch.setattr("sys.stdin", io.StringIO("one\\\ntwo\nthree\n"))
     screen = Pipe()
     assert [screen.read(), screen.read()] == ["one\ntwo", "three"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("four\\"))
+    assert screen.read() == "four"
+    with pytest.raises(EOFError):
+        screen.read()
 
 
 def test_a_pipe_takes_commands(

@@ -56,6 +56,10 @@ def test_it_loads_in_the_precision_it_was_saved_in(folder: Path) -> None:
     assert config["dtype"] == config["torch_dtype"] == "float16"  # for versions 5 and 4
 
 
+def test_who_may_read_its_configuration_may_read_its_weights(folder: Path) -> None:
+    assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_tied_head_is_stored_once_and_an_untied_one_is_not_lost(
     tmp_path: Path, tokenizer: Any, tied: bool

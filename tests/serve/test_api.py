@@ -434,6 +434,15 @@ def test_garbage_is_refused_in_the_same_shape(shared: Running, body: bytes) -> N
     assert got.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_half_a_character_is_no_prompt_of_a_completion(shared: Running) -> None:
+    for prompt in (b'"a\\ud800"', b'["b", "a\\ud800"]'):
+        got = shared.post(
+            "/v1/completions", content=b'{"prompt": ' + prompt + b"}",
+            headers={"content-type": "application/json"},
+        )  # fmt: skip
+        assert got.status_code == 400 and "half a character" in got.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("GET", "/v1/nothing", 404), ("GET", "/v1/chat/completions", 405), ("PUT", "/health", 405)],

@@ -100,6 +100,23 @@ def test_a_head_that_does_not_arrive_is_408(serve: Serve, tiny: LoadedModel, sen
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
 
 
+def test_a_body_that_goes_on_after_its_answer_keeps_no_connection_open(
+    serve: Serve, tiny: LoadedModel
+) -> None:
+    """One byte would do so for ever, without the key even."""
+    running = serve(tiny, limits=Limits(head_seconds=0.4))
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: text/plain\r\n"
+        connection.sendall(f"{head}Content-Length: 1000000\r\n\r\n".encode())
+        assert connection.recv(1000).startswith(b"HTTP/1.1 415")
+        connection.sendall(b"x")
+        started = time.monotonic()
+        while connection.recv(1000):
+            pass
+        assert time.monotonic() - started < 5
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
 def test_a_body_that_is_not_called_json_is_415(shared: Running, kind: str) -> None:
     """No form of another site can send anything else, so none gets through."""

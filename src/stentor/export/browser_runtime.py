@@ -102,9 +102,9 @@ class BrowserRuntime:
         asked = {"do": "greedy", "prompts": [list(p) for p in prompts], "count": count}
         return [[int(i) for i in reply] for reply in self.ask(asked)]
 
-    def grown(self) -> int:
-        """Bytes by which the page's process grew at its largest."""
-        return self._renderer_bytes("VmHWM") - self._before
+    def grown(self) -> int | None:
+        """Bytes by which the page's process grew at its largest; None where nothing tells."""
+        return self._renderer_bytes("VmHWM") - self._before if self._before else None
 
     def _renderer_bytes(self, field: str = "VmRSS") -> int:
         """Of the process that runs the page; 0 where the system has no /proc."""

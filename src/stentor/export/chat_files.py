@@ -76,4 +76,6 @@ def stamp_safetensors(file: Path, provenance: Provenance) -> None:
     with safe_open(file, "pt") as stored:
         metadata = stored.metadata() or {}
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    mode = file.stat().st_mode
     save_file(tensors, file, metadata=metadata | provenance.metadata())
+    file.chmod(mode)  # safetensors writes files that nobody else can read

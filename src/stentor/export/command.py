@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -111,8 +112,11 @@ def _check_room(out: Path, targets: Sequence[Target]) -> None:
         )
     for left in out.glob(".*.tmp"):
         owner = left.name.split(".")[-2]
-        if owner.isdecimal() and not _alive(int(owner)):
+        # in a container every process may have the number of the one that was killed
+        if owner.isdecimal() and (int(owner) == os.getpid() or not _alive(int(owner))):
             shutil.rmtree(left, ignore_errors=True)
+            with contextlib.suppress(OSError):  # a file
+                left.unlink()
 
 
 def _earlier(out: Path, provenance: Provenance, asked: Sequence[Target]) -> dict[str, list[Any]]:

@@ -111,7 +111,7 @@ class GenaiRuntime:
         """The template and the tokenizer of genai itself; control pieces are parsed."""
         self._tokenizer = self._tokenizer or self._genai.Tokenizer(self._model)
         text = self._tokenizer.apply_chat_template(
-            json.dumps(list(messages), ensure_ascii=False), add_generation_prompt=True
+            json.dumps(list(messages), ensure_ascii=False), add_generation_prompt=False
         )
         return [int(i) for i in self._tokenizer.encode(text)]
 

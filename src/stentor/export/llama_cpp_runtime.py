@@ -76,7 +76,7 @@ class LlamaCppRuntime:
         template = environment.from_string(plain_jinja(stored))
         text = template.render(
             messages=list(messages), bos_token="<s>", eos_token="</s>",
-            add_generation_prompt=messages[-1]["role"] == "user",
+            add_generation_prompt=False,
         )  # fmt: skip
         return [int(i) for i in self._vocab.tokenize(text, False, True)]
 

@@ -73,13 +73,13 @@ class Conversation:
         self._file = None
 
     def _reply(self) -> Generator[str, None, None]:
-        size = self._engine.count(self.messages, self.system)
-        decoding = self.decoding.changed(seed=self.decoding.seed + self._turn)
-        self._turn += 1
         self.ended, reply, tokens = "interrupted", "", 0
-        request = self._engine.request(self.messages, decoding, system=self.system)
-        spelling = self._engine.spelling()
-        try:
+        try:  # from the first line on: each message is to have its reply, however it ends
+            size = self._engine.count(self.messages, self.system)
+            decoding = self.decoding.changed(seed=self.decoding.seed + self._turn)
+            self._turn += 1
+            request = self._engine.request(self.messages, decoding, system=self.system)
+            spelling = self._engine.spelling()
             for drawn in self._engine.tokens([request]):
                 tokens += 1
                 piece = spelling.add(drawn.token) + (spelling.end() if drawn.end else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -170,7 +171,8 @@ class Pipe:
         lines = [input()]
         while lines[-1].endswith("\\"):
             lines[-1] = lines[-1][:-1]
-            lines.append(input())
+            with contextlib.suppress(EOFError):  # the input ends with a \\
+                lines.append(input())
         return "\n".join(lines)
 
     def reply(self, pieces: Iterator[str]) -> bool:

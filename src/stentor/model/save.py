@@ -33,6 +33,8 @@ def save_model(
             model.save_pretrained(
                 temporary, state_dict=_converted(model, dtype), safe_serialization=True
             )
+        for file in temporary.glob("*.safetensors"):  # which safetensors lets nobody else read
+            shutil.copymode(temporary / "config.json", file)
         tokenizer.save_pretrained(temporary, save_jinja_files=False)
         _mend_configs(temporary, tokenizer, dtype, generation or {})
         temporary.rename(folder)

@@ -29,7 +29,7 @@ def patient(seconds: float) -> type[H11Protocol]:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            if self.conn.their_state is h11.IDLE:
+            if self.conn.their_state is h11.IDLE or self._unread:
                 self._expect()
             else:
                 self._forget()
@@ -37,6 +37,12 @@ def patient(seconds: float) -> type[H11Protocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget()
             super().connection_lost(exc)
+
+        @property
+        def _unread(self) -> bool:
+            """Whether the answer is out and the body is still coming: who sends it is done with."""
+            answered = self.cycle is not None and self.cycle.response_complete
+            return answered and self.conn.their_state is h11.SEND_BODY
 
         def _expect(self) -> None:
             if self._timer is None:
@@ -48,8 +54,12 @@ def patient(seconds: float) -> type[H11Protocol]:
                 self._timer = None
 
         def _give_up(self) -> None:
-            if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            if self.transport.is_closing():
+                return
+            if self.conn.their_state is h11.IDLE:
                 self.transport.write(late)
+                self.transport.close()
+            elif self._unread:
                 self.transport.close()
 
     return Connection

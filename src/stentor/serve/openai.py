@@ -6,6 +6,7 @@ that change nothing (`user`, `metadata`, …) are accepted.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -124,8 +125,17 @@ class ChatRequest(Common):
         return self.max_completion_tokens or self.max_tokens
 
 
+def _whole(text: str) -> str:
+    if re.search(r"[\ud800-\udfff]", text):
+        raise ValueError("half a character (a lone surrogate such as \\ud83d) is no text")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+
+
 class CompletionRequest(Common):
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=32)]
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=32)]
     echo: No | None = Field(None, description="Not supported.")
     suffix: None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None

@@ -22,7 +22,7 @@ function inputs(rows) {
 
 const deeds = {
   begin: () => ({ version: library.env.version }),
-  ids: ({ messages }) => tokenizer.apply_chat_template(messages, { return_tensor: false, return_dict: false, add_generation_prompt: messages.at(-1).role === "user" }),
+  ids: ({ messages }) => tokenizer.apply_chat_template(messages, { return_tensor: false, return_dict: false, add_generation_prompt: false }),
   async logits({ ids, to }) {
     const { logits } = await model(inputs([ids]));
     writeFileSync(to, new Uint8Array(Float32Array.from(logits.data).buffer));
