@@ -372,10 +372,10 @@ def _first_replies(name: str, page: str) -> str:
     if not file.is_file():
         raise InputError(f"{page}: it shows replies of {name}, but none are kept in docs/runs")
     kept = re.findall(
-        r"^- \*(\w+)\* — (.+)\n  > (.+) \((\w+)\)$", file.read_text(encoding="utf-8"), flags=re.M
+        r"^- \*(\w+)\* — (.+)\n  > (.+) \(\w+\)$", file.read_text(encoding="utf-8"), flags=re.M
     )
     first: dict[str, str] = {}
-    for kind, prompt, reply, _ in kept:
+    for kind, prompt, reply in kept:
         first.setdefault(kind, f"> **{prompt}**\n> {reply}")
     return "\n>\n".join(first.values())
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -171,7 +170,7 @@ class Pipe:
         lines = [input()]
         while lines[-1].endswith("\\"):
             lines[-1] = lines[-1][:-1]
-            with contextlib.suppress(EOFError):  # the input ends with a \\
+            with suppress(EOFError):  # the input ends with a \\
                 lines.append(input())
         return "\n".join(lines)
 

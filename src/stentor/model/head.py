@@ -75,13 +75,10 @@ class _HeadLoss(torch.autograd.Function):
             elif token_weights is not None:
                 probabilities.mul_(scale)
             probabilities.scatter_add_(1, wanted[:, None], -scale)
+            probabilities = probabilities.to(compute)
             if filled:
-                missing = (len(head) - len(weight), len(rows) - len(probabilities))
-                probabilities = functional.pad(
-                    probabilities.to(compute), (0, missing[0], 0, missing[1])
-                )
-            else:
-                probabilities = probabilities.to(compute)
+                columns, below = len(head) - len(weight), len(rows) - len(wanted)
+                probabilities = functional.pad(probabilities, (0, columns, 0, below))
             if grad_hidden is not None:
                 grad_hidden[part] = (probabilities @ head)[: len(wanted)]
             if grad_weight is not None and halved:

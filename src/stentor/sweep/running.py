@@ -116,8 +116,9 @@ def run_all(
     folder = open_run(
         plan.sweep.name, out, resume=resume, recipe_yaml=plan.text, file="sweep.yaml"
     ).path
-    due = chosen_runs(all_runs(plan, folder), only, seeds)
-    if other := _other_recipes(all_runs(plan, folder)):  # the table takes those not chosen, too
+    runs = all_runs(plan, folder)
+    due = chosen_runs(runs, only, seeds)
+    if other := _other_recipes(runs):  # the table takes those not chosen, too
         if not table:
             raise CheckpointError(other)
         display.say(f"warning: {other}")

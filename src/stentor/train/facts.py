@@ -141,9 +141,9 @@ def spoken_start(run: Path, machine: Machine) -> str:
     """The first line of a run: where it computes, and how it did until now if otherwise."""
     place = machine.describe()
     said = f"run {run} on {place['name']}, {place['device']} {place['precision']}"
-    before = [m["precision"] for m in machines(run)][-1:]
-    if before and before[0] != place["precision"]:
-        said += f" (until now {before[0]}; train.precision keeps it)"
+    earlier = machines(run)
+    if earlier and earlier[-1]["precision"] != place["precision"]:
+        said += f" (until now {earlier[-1]['precision']}; train.precision keeps it)"
     return said
 
 

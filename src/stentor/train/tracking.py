@@ -35,7 +35,8 @@ class Tracking:
     def __init__(self, names: Sequence[str], run: RunDir, recipe: Mapping[str, Any]) -> None:
         check(names)
         self._run = run
-        self._step = len(run.metrics())  # a resumed run may take no step of its own
+        # a resumed run may take no step of its own
+        self._step = len(run.metrics()) if names else 0
         self._trackers = [_started(name, run) for name in dict.fromkeys(names)]
         for tracker in self._trackers:
             tracker.store_init_configuration(dict(_flat(recipe)))
