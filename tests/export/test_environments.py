@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,18 @@ def test_npm_is_asked_once_and_a_failure_is_asked_again(
     assert environments.node_modules({"left": "1"}, "x") == found
     (call,) = (found.parent / "calls").read_text("utf-8").splitlines()
     assert call.startswith("install --ignore-scripts") and call.endswith("left@1")
+
+
+def test_two_that_want_one_at_once_install_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = tmp_path / "calls"
+    script = f"echo x >> {calls}; sleep 0.5; mkdir -p node_modules/left"
+    fake(tmp_path / "bin", monkeypatch, script)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: environments.node_modules({"left": "1"}, "x"), range(2)))
+    assert found[0] == found[1] and (found[0] / "left").is_dir()
+    assert calls.read_text("utf-8") == "x\n"
 
 
 def test_node_modules_that_are_there_can_be_named(

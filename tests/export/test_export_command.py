@@ -183,6 +183,21 @@ def test_the_worst_token_is_found_and_told(ours: Reference) -> None:
     ]
 
 
+def test_a_copy_without_figures_is_still_told_in_json(ours: Reference) -> None:
+    class Broken(Echo):
+        def logits(self, ids: Any) -> Any:
+            return self.of.logits(ids) * math.nan
+
+    found = compare(Broken(ours), ours)
+    result = table.Result(parse(["hf:f16"])[0], "it", parity=found, failures=("not finite",))
+    provenance = format.Provenance("tiny", "x", "x", "x", "x", "1")
+    empty: dict[str, Any] = {"copies": [], "left_out": []}
+    told = table.document(provenance, [result], [], empty)
+    text = json.dumps(told, allow_nan=False)
+    assert told["copies"][0]["parity"]["kl"] is None
+    assert table.markdown(json.loads(text)).count(" – ") >= 2
+
+
 def test_every_piece_that_our_template_knows_is_spelled_in_a_conversation(ours: Reference) -> None:
     from stentor.model.tokenizer import CONTROL_PIECES
 

@@ -388,6 +388,7 @@ def test_the_client_that_does_not_wait_gets_its_own_replies(
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "at most 4"),
         ({"stop": ""}, "stop", "at least 1 character"),
         ({"tools": [{}]}, "tools", "not supported here"),
+        ({"top_logprobs": 2}, "top_logprobs", "needs logprobs: true"),
         ({"frequency_penalty": 1}, "frequency_penalty", "less than or equal to 0"),
         ({"top_k": 4}, "top_k", "there is no such field"),
         ({"messages": []}, "messages", "at least 1 item"),
@@ -484,6 +485,10 @@ def test_health_and_metrics_tell_what_happened(shared: Running, client: openai.O
     before = figure(refused)
     shared.post("/v1/judge", content=b"x")  # the gate's answers count too
     assert figure(refused) == before + 1
+    one = 'stentor_requests_total{path="/v1/models/{name}",status="200"}'
+    before = figure(one)
+    client.models.retrieve("tiny")
+    assert figure(one) == before + 1
 
 
 def test_the_judge_labels_a_reply(shared: Running) -> None:

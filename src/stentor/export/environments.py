@@ -18,7 +18,7 @@ import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from stentor.data.files import cache_folder
+from stentor.data.files import cache_folder, lock
 from stentor.errors import MissingProgram
 
 _MARK = "finished"
@@ -107,17 +107,25 @@ def _place(kind: str, wanted: Sequence[str]) -> Path:
 
 
 def _made(kind: str, wanted: Sequence[str], install: Callable[[Path], None]) -> Path:
-    """The folder of this installation, made now if it is not there."""
+    """The folder of this installation, made now if it is not there.
+
+    Of two programs that want it at once the second waits for the first.
+    """
     folder = _place(kind, wanted)
     mark = folder / _MARK
     if mark.is_file():
         return folder
-    # venvs can't be moved, so the mark and not the name says that it is whole
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    print(f"installing {', '.join(wanted)} into {folder} (once)", file=sys.stderr)
-    install(folder)
-    mark.write_text("\n".join(wanted) + "\n", encoding="utf-8")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("a", encoding="utf-8") as held:
+        lock(held, wait=True)
+        if mark.is_file():
+            return folder
+        # venvs can't be moved, so the mark and not the name says that it is whole
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        print(f"installing {', '.join(wanted)} into {folder} (once)", file=sys.stderr)
+        install(folder)
+        mark.write_text("\n".join(wanted) + "\n", encoding="utf-8")
     return folder
 
 

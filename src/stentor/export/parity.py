@@ -112,8 +112,17 @@ class Parity:
         return tuple(p for p in self.partings if not p.tie)
 
     def figures(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self) | {"partings_outright": len(self.outright)}
+        """For JSON, which has no NaN and no infinity: None where a copy's figure is none."""
+        told: dict[str, Any] = _finite(asdict(self))
+        return told | {"partings_outright": len(self.outright)}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def compare(runtime: Runtime, reference: Reference, *, brief: bool = False) -> Parity:

@@ -8,7 +8,7 @@ from typing import Any
 
 from stentor.export.format import Provenance, Target
 from stentor.export.parity import Parity
-from stentor.report.tables import shown_kl
+from stentor.report.tables import shown_kl, shown_rise
 
 _HEADS = (
     "copy", "MB", "ids", "control", "KL", "perplexity", "greedy", "probe", "memory MB", "load s",
@@ -130,12 +130,11 @@ def _row(copy: Mapping[str, Any]) -> tuple[str, ...]:
     if parity is None:
         middle: tuple[str, ...] = ("–",) * 6
     else:
-        low, high = parity["rise_interval"]
         middle = (
             _same_ids(parity),
             f"{len(parity['control_obeyed'])}/{parity['control']}",
             shown_kl(parity["kl"]),
-            f"{parity['perplexity']:.2f} ({parity['rise']:+.2f} % [{low:+.2f}, {high:+.2f}])",
+            _rise(parity),
             f"{parity['greedy_equal']}/{parity['prompts']}, {parity['partings_outright']} apart",
             f"{len(parity['probe_changed'])}/{parity['probe']}",
         )
@@ -144,6 +143,13 @@ def _row(copy: Mapping[str, Any]) -> tuple[str, ...]:
         f"{speed['load_seconds']:.2f}", f"{speed['tokens_per_second']:.0f}",
     )  # fmt: skip
     return (copy["copy"], size, *middle, *end, f"{copy['seconds']:.0f}", copy["verdict"])
+
+
+def _rise(parity: Mapping[str, Any]) -> str:
+    if None in (parity["perplexity"], parity["rise"], *parity["rise_interval"]):
+        return "–"
+    low, high = parity["rise_interval"]
+    return f"{parity['perplexity']:.2f} ({parity['rise']:+.2f} % [{low:+.2f}, {high:+.2f}])"
 
 
 def _times(copies: Sequence[Mapping[str, Any]]) -> str:
@@ -199,7 +205,7 @@ def _also(parity: Mapping[str, Any]) -> str:
     obeyed = f"{len(parity['control_obeyed'])} of {parity['control']}"
     return (
         f"also checked by {parity['runtime']}: ids {_same_ids(parity)}, "
-        f"KL {shown_kl(parity['kl'])}, perplexity {parity['rise']:+.2f} %, "
+        f"KL {shown_kl(parity['kl'])}, perplexity {shown_rise(parity)}, "
         f"greedy {parity['greedy_equal']}/{parity['prompts']} equal, "
         f"{parity['partings_outright']} apart; control pieces obeyed in {obeyed}"
     )

@@ -314,7 +314,7 @@ def exports(report: Figures) -> str:
                 copy["copy"],
                 f"{copy['bytes'] / 1e6:.1f}",
                 shown_kl(parity["kl"]) if parity else "–",
-                f"{parity['perplexity']:.1f} ({parity['rise']:+.2f} %)" if parity else "–",
+                shown_rise(parity) if parity else "–",
                 f"{parity['greedy_equal']}/{parity['prompts']}" if parity else "–",
                 f"{speed['tokens_per_second']:.0f}" if speed else "–",
                 copy["verdict"],
@@ -328,6 +328,15 @@ def exports(report: Figures) -> str:
     return table(head, rows)
 
 
-def shown_kl(nats: float) -> str:
+def shown_rise(parity: Mapping[str, Any]) -> str:
+    """A copy's perplexity and its rise; a dash where it is no number."""
+    if parity["perplexity"] is None or parity["rise"] is None:
+        return "–"
+    return f"{parity['perplexity']:.1f} ({parity['rise']:+.2f} %)"
+
+
+def shown_kl(nats: float | None) -> str:
     """A KL divergence for people: what is below 0 by rounding alone is shown as 0."""
+    if nats is None:
+        return "–"
     return "0" if -_NOISE < nats <= 0 else f"{nats:.1e}"

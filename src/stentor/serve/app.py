@@ -82,7 +82,7 @@ def build(
     posts = frozenset(route.path for route in routes if "POST" in (route.methods or ()))
     public = frozenset(files)
     guarded = Guard(app, limits, api_key=api_key, loopback=loopback, public=public, posts=posts)
-    return _Counted(guarded, metrics, {route.path for route in routes})
+    return _Counted(guarded, metrics, {route.path_format for route in routes})
 
 
 def _api(app: FastAPI, models: dict[str, Served], metrics: Metrics) -> None:
@@ -217,16 +217,21 @@ def _describe_key(app: FastAPI, api_key: str | None) -> None:
 
 
 class _Counted:
-    """Counts answers by path and status; a path that there is not counts as `other`."""
+    """Counts answers by route and status; a path that there is not counts as `other`."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: set[str]) -> None:
-        self._app, self._metrics, self._paths = app, metrics, paths
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: set[str]) -> None:
+        self._app, self._metrics, self._routes = app, metrics, routes
+
+    def _route(self, path: str) -> str:
+        if path in self._routes:
+            return path
+        begun = (r for r in self._routes if "{" in r and path.startswith(r[: r.index("{")]))
+        return next(begun, "other")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def sending(message: Any) -> None:
             if message["type"] == "http.response.start":
-                path = scope["path"] if scope["path"] in self._paths else "other"
-                self._metrics.answered(path, message["status"])
+                self._metrics.answered(self._route(scope["path"]), message["status"])
             await send(message)
 
         await self._app(scope, receive, sending if scope["type"] == "http" else send)

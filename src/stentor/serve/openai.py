@@ -9,7 +9,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+)
 
 from stentor.chat import Message
 from stentor.generate.sampling import COOLEST, PENALTIES
@@ -27,6 +34,12 @@ def _truth(value: Any) -> Any:
 def _drawable(value: float) -> float:
     if 0 < value < COOLEST:
         raise ValueError(f"Input should be 0, which is greedy, or at least {COOLEST:g}")
+    return value
+
+
+def _with_logprobs(value: int | None, info: ValidationInfo) -> int | None:
+    if value and not info.data.get("logprobs"):
+        raise ValueError("Input needs logprobs: true beside it")
     return value
 
 
@@ -104,7 +117,9 @@ class ChatRequest(Common):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=600)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[
+        Annotated[int, Field(ge=0, le=20)] | None, AfterValidator(_with_logprobs)
+    ] = None
     response_format: TextFormat | None = None
     truncation: Literal["auto", "disabled"] | None = Field(
         None, description="Our own, as in OpenAI's Responses: auto drops the oldest turns whole."
