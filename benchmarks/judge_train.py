@@ -231,7 +231,7 @@ def validate(data: Sequence[Row], x: np.ndarray, folds: int, errors: bool, *, re
     wrong = (score > 0) != y
     origins = np.array([r.origin or "(training rows)" for r in data])
     told = (fold < folds) & np.array([r.pair or not r.plea for r in data])
-    for name in ("pairs", *sorted(set(origins))):
+    for name in ("pairs", *sorted(set(origins[told]))):
         mask = told & ((origins != "(training rows)") if name == "pairs" else origins == name)
         value = kappa(y[mask].tolist(), (score[mask] > 0).tolist())
         print(
