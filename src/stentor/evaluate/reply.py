@@ -89,6 +89,11 @@ def clean(text: str) -> str:
     return _ROLE.sub("", text.strip(), count=1)
 
 
+def in_one_line(text: str) -> str:
+    """A cleaned text in lower case, without breaks: as prompts are read."""
+    return " ".join(clean(text).lower().split())
+
+
 def visible(text: str) -> str:
     """`text` where it shows anything: a letter, a digit, an emoji or another symbol, else ''."""
     bare = _BULLET.sub("", text.strip())

@@ -37,7 +37,7 @@ def _drawable(value: float) -> float:
     return value
 
 
-def _with_logprobs(value: int | None, info: ValidationInfo) -> int | None:
+def _with_logprobs(value: int, info: ValidationInfo) -> int:
     if value and not info.data.get("logprobs"):
         raise ValueError("Input needs logprobs: true beside it")
     return value
@@ -117,9 +117,7 @@ class ChatRequest(Common):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=600)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[
-        Annotated[int, Field(ge=0, le=20)] | None, AfterValidator(_with_logprobs)
-    ] = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), AfterValidator(_with_logprobs)] | None = None
     response_format: TextFormat | None = None
     truncation: Literal["auto", "disabled"] | None = Field(
         None, description="Our own, as in OpenAI's Responses: auto drops the oldest turns whole."
